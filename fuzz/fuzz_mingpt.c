@@ -1,0 +1,7 @@
+/* Any bytes as minGPT's JSON. */
+#include "weights_check.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    return check_weights(data, size, "fuzz.json");
+}

@@ -1,0 +1,228 @@
+/* Generation on real weights: the published text of stories260K, its double-precision logits, any cut of the prompt into chunks, and what a
+ * user can get wrong. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "base/file.h"
+#include "tenon/infer.h"
+
+static const char *data_path(const char *name)
+{
+    static char path[8][4096];
+    static int turn;
+    const char *folder = getenv("TENON_DATA");
+    turn = (turn + 1) % 8;
+    snprintf(path[turn], sizeof path[turn], "%s/inference/%s", folder ? folder : "../shared/data",
+             name);
+    if (tn_file_exists(path[turn])) return path[turn];
+    printf("SKIPPED: %s is missing; set TENON_DATA to the folder of real data\n", path[turn]);
+    return NULL;
+}
+
+typedef struct model {
+    tn_weights *weights;
+    tn_infer_config config;
+    tn_state *state;
+    tn_tokenizer *tokenizer;
+    tn_generator *generator;
+} model;
+
+static void require(tn_status status)
+{
+    if (status != TN_OK) fail_msg("%s", tn_message());
+}
+
+static bool open_model(model *m)
+{
+    memset(m, 0, sizeof *m);
+    const char *weights = data_path("stories260K.bin"), *tokenizer = data_path("tok512.bin");
+    if (!weights || !tokenizer) return false;
+    require(tn_weights_open(weights, &m->weights));
+    require(tn_infer_config_of(m->weights, &m->config));
+    m->state = tn_state_create(0);
+    require(tn_infer_load(m->state, &m->config, m->weights));
+    require(tn_tokenizer_open(tokenizer, &m->tokenizer));
+    require(tn_generator_create(&m->generator, m->state, &m->config, (tn_generator_options){0}));
+    return true;
+}
+
+static void close_model(model *m)
+{
+    tn_generator_free(m->generator);
+    tn_tokenizer_free(m->tokenizer);
+    tn_state_free(m->state);
+    tn_weights_free(m->weights);
+}
+
+static int32_t best(const float *logits, int64_t count)
+{
+    int64_t at = 0;
+    for (int64_t i = 1; i < count; i++)
+        if (logits[i] > logits[at]) at = i;
+    return (int32_t)at;
+}
+
+static void test_parameter_count(void **unused)
+{
+    (void)unused;
+    model m;
+    if (!open_model(&m)) skip();
+    assert_int_equal(tn_infer_parameter_count(&m.config), 260032);
+    close_model(&m);
+}
+
+/* The program prints the published text, byte for byte. */
+static void test_published_greedy_text(void **unused)
+{
+    (void)unused;
+    const char *program = getenv("TENON_PROGRAM"), *weights = data_path("stories260K.bin"),
+               *tokenizer = data_path("tok512.bin");
+    char command[9000], *expected, *printed = calloc(1, 65536);
+    size_t size;
+    if (!weights || !tokenizer || !program || access(program, X_OK)) {
+        printf("SKIPPED: needs TENON_PROGRAM and the data\n");
+        free(printed);
+        skip();
+    }
+    snprintf(command, sizeof command,
+             "'%s' infer generate --model '%s' --tokenizer '%s' --temperature 0", program, weights,
+             tokenizer);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    size_t got = fread(printed, 1, 65535, pipe);
+    assert_int_equal(pclose(pipe), 0);
+    require(tn_file_read(data_path("stories260K-greedy.txt"), 1 << 20, &expected, &size));
+    if (got != size || memcmp(printed, expected, size))
+        fail_msg("printed %zu bytes:\n%s\nexpected %zu:\n%s", got, printed, size, expected);
+    free(expected);
+    free(printed);
+}
+
+/* Logits after each prompt within 2e-5 of double precision; 200 greedy tokens identical, fed one at a time and in chunks. */
+static void test_double_precision_reference(void **unused)
+{
+    (void)unused;
+    const char *reference = data_path("reference/stories260K-f64.json");
+    model m;
+    if (!reference || !open_model(&m)) skip();
+    json_t *root = json_load_file(reference, 0, NULL), *prompts = json_object_get(root, "cases"),
+           *prompt;
+    size_t index;
+    assert_int_equal(json_array_size(prompts), 4);
+    json_array_foreach(prompts, index, prompt)
+    {
+        json_t *ids = json_object_get(prompt, "ids"),
+               *logits = json_object_get(prompt, "logits_after_prompt"),
+               *greedy = json_object_get(prompt, "greedy");
+        int32_t token[512];
+        int64_t count = (int64_t)json_array_size(ids);
+        assert_true(count > 0 && json_array_size(logits) == 512 && json_array_size(greedy) == 200);
+        for (int64_t i = 0; i < count; i++)
+            token[i] = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));
+        for (int one_by_one = 0; one_by_one < 2; one_by_one++) {
+            const float *got = NULL;
+            tn_generator_reset(m.generator);
+            for (int64_t i = 0; i < count; i += one_by_one ? 1 : count)
+                require(tn_generator_feed(m.generator, token + i, one_by_one ? 1 : count, &got));
+            for (int64_t v = 0; v < 512; v++) {
+                double expected = json_number_value(json_array_get(logits, (size_t)v));
+                if (fabs((double)got[v] - expected) > 2e-5)
+                    fail_msg("prompt %zu, logit %d: %.8f instead of %.8f", index, (int)v,
+                             (double)got[v], expected);
+            }
+            for (size_t i = 0; i < 200; i++) {
+                int32_t next = best(got, 512);
+                assert_int_equal(next, json_integer_value(json_array_get(greedy, i)));
+                require(tn_generator_feed(m.generator, &next, 1, &got));
+            }
+        }
+    }
+    json_decref(root);
+    close_model(&m);
+}
+
+static void refuse(tn_status status, const char *part)
+{
+    assert_int_not_equal(status, TN_OK);
+    if (!strstr(tn_message(), part)) fail_msg("'%s' does not hold '%s'", tn_message(), part);
+}
+
+static void test_wrong_use(void **unused)
+{
+    (void)unused;
+    model m;
+    if (!open_model(&m)) skip();
+    const float *logits;
+    int32_t token[600] = {1};
+    refuse(tn_generator_feed(m.generator, token, 0, &logits), "the prompt is empty");
+    refuse(tn_generator_feed(m.generator, token, 600, &logits),
+           "600 tokens after 0 do not fit in a context of 512");
+    token[1] = 512;
+    refuse(tn_generator_feed(m.generator, token, 2, &logits),
+           "token 1 is id 512, but the vocabulary has 512");
+    tn_state *state = tn_state_create(0);
+    tn_infer_config wider = m.config;
+    wider.feed_forward = 100;
+    refuse(tn_infer_load(state, &wider, m.weights), "[100, 64]");
+    tn_state_free(state);
+    close_model(&m);
+}
+
+static void test_sampling(void **unused)
+{
+    (void)unused;
+    enum { V = 5, DRAWS = 20000 };
+    const float logits[V] = {0, 1, 2, -1, 2};
+    int32_t token;
+    require(tn_sample(logits, V, &(tn_sampling){.temperature = 0}, 0, NULL, 0, &token));
+    assert_int_equal(token, 2); /* the lowest id of the two best */
+    int count[V] = {0}, cut[V] = {0}, few[V] = {0};
+    double total = 0;
+    for (int i = 0; i < V; i++) total += exp((double)logits[i]);
+    for (uint64_t position = 0; position < DRAWS; position++) {
+        require(tn_sample(logits, V, &(tn_sampling){.temperature = 1, .seed = 3}, position, NULL, 0,
+                          &token));
+        count[token]++;
+        require(tn_sample(logits, V, &(tn_sampling){.temperature = 1, .top_k = 3, .seed = 3},
+                          position, NULL, 0, &token));
+        few[token]++;
+        require(tn_sample(logits, V, &(tn_sampling){.temperature = 1, .top_p = 0.7, .seed = 3},
+                          position, NULL, 0, &token));
+        cut[token]++;
+    }
+    for (int i = 0; i < V; i++) {
+        double expected = exp((double)logits[i]) / total;
+        assert_true(fabs(count[i] / (double)DRAWS - expected) < 5 * sqrt(expected / DRAWS));
+    }
+    assert_int_equal(few[0] + few[3], 0);
+    assert_true(few[1] > 0);
+    assert_int_equal(cut[0] + cut[1] + cut[3], 0);
+    refuse(tn_sample(logits, V, &(tn_sampling){.temperature = -1}, 0, NULL, 0, &token),
+           "temperature");
+    refuse(tn_sample(logits, V, &(tn_sampling){.temperature = 1, .top_p = 1.5}, 0, NULL, 0, &token),
+           "top-p");
+    refuse(tn_sample((float[]){0, NAN}, 2, &(tn_sampling){.temperature = 1}, 9, NULL, 0, &token),
+           "logit of token 1 at position 9 is not a number");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parameter_count),
+        cmocka_unit_test(test_published_greedy_text),
+        cmocka_unit_test(test_double_precision_reference),
+        cmocka_unit_test(test_wrong_use),
+        cmocka_unit_test(test_sampling),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
