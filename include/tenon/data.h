@@ -50,7 +50,7 @@ int64_t tn_corpus_tokens(const tn_corpus *corpus, tn_corpus_part part);
 int64_t tn_corpus_bytes(const tn_corpus *corpus, tn_corpus_part part);
 /* Copies tokens [start, start+count) of a part. Error if they are not there. */
 tn_status tn_corpus_read(const tn_corpus *corpus, tn_corpus_part part, int64_t start, int64_t count,
-                         int32_t *tokens);
+                         int32_t *out);
 
 /* The batch of step `step`: windows of `length` tokens, and the tokens one further. Places are
  * drawn uniformly; window b depends on (seed, step, b) alone. tokens  [batch, length] i32 targets
@@ -94,7 +94,7 @@ typedef struct tn_loader tn_loader;
 
 /* Errors: TN_INVALID for options that cannot be right (fewer samples than a batch, no field, no
  * fill), TN_MEMORY. */
-tn_status tn_loader_create(tn_loader_options options, tn_loader **loader);
+tn_status tn_loader_create(tn_loader_options options, tn_loader **out);
 /* Waits for the workers, at most one item each. NULL is allowed. */
 void tn_loader_free(tn_loader *loader);
 /* The next batch; its bytes are valid until the next call. Endless. On failure: the status and

@@ -27,15 +27,15 @@ typedef enum tn_tokenizer_kind {
 /* ---- opening and saving -------------------------------------------------------------- */
 
 /* Ids 0-255 are the bytes, 256 begins and 257 ends a text. */
-tn_status tn_tokenizer_create_bytes(tn_tokenizer **tokenizer);
+tn_status tn_tokenizer_create_bytes(tn_tokenizer **out);
 /* Opens a directory's tokenizer.json (else its tokenizer.bin; neither is an error), or one file:
  * tokenizer.json (ours, or Hugging Face's for byte-level BPE), llama2.c's tokenizer.bin, or the
  * vocabulary of a GGUF file (tokenizer.ggml.model "llama" or "gpt2").
- * Errors: TN_IO, TN_FORMAT, TN_UNSUPPORTED (another kind of tokenizer); *tokenizer is NULL then. */
-tn_status tn_tokenizer_open(const char *path, tn_tokenizer **tokenizer);
+ * Errors: TN_IO, TN_FORMAT, TN_UNSUPPORTED (another kind of tokenizer); *out is NULL then. */
+tn_status tn_tokenizer_open(const char *path, tn_tokenizer **out);
 /* The same from a file's bytes, which are not needed afterwards. */
 tn_status tn_tokenizer_open_memory(const void *bytes, size_t size, const char *name,
-                                   tn_tokenizer **tokenizer);
+                                   tn_tokenizer **out);
 void tn_tokenizer_free(tn_tokenizer *tokenizer); /* NULL is allowed */
 /* Writes tokenizer.json, whole or not at all. Byte-level BPE in Hugging Face's form, the other
  * kinds in our own. Opening it gives the same ids. */

@@ -41,13 +41,13 @@ typedef struct tn_weights tn_weights;
 
 /* Opens a file or a directory (model.safetensors, else model.safetensors.index.json) and checks it
  * whole. The format is told by the extension (.safetensors, .gguf), else by the content.
- * Errors, *weights is NULL then: TN_IO; TN_FORMAT naming file, tensor and what contradicts what;
+ * Errors, *out is NULL then: TN_IO; TN_FORMAT naming file, tensor and what contradicts what;
  * TN_UNSUPPORTED for types that have no tn_dtype. */
-tn_status tn_weights_open(const char *path, tn_weights **weights);
+tn_status tn_weights_open(const char *path, tn_weights **out);
 /* The same from memory, which must live and stay unchanged as long as the weights; `name` stands
  * for the path in messages. Shards cannot be opened this way. */
 tn_status tn_weights_open_memory(const void *bytes, size_t size, const char *name,
-                                 tn_weights **weights);
+                                 tn_weights **out);
 /* NULL is allowed. Tensors and texts of the set are gone then. */
 void tn_weights_free(tn_weights *weights);
 
@@ -64,7 +64,7 @@ const tn_weight *tn_weights_find(const tn_weights *weights, const char *name);
 /* The same, but TN_FORMAT with the file and the nearest name if it is missing, or if its shape is
  * not `shape`. */
 tn_status tn_weights_require(const tn_weights *weights, const char *name, tn_shape shape,
-                             const tn_weight **weight);
+                             const tn_weight **out);
 
 /* The model's configuration as JSON text in the manner of Hugging Face's config.json: the file
  * beside the tensors, or made from what the format itself holds (llama2.c's header, GGUF's llama.*
@@ -108,7 +108,7 @@ tn_status tn_weights_save(const char *path, const tn_weight *tensors, int count,
 typedef struct tn_weights_writer tn_weights_writer;
 
 tn_status tn_weights_begin(const char *path, const tn_weight *tensors, int count,
-                           const tn_weights_text *text, int text_count, tn_weights_writer **writer);
+                           const tn_weights_text *text, int text_count, tn_weights_writer **out);
 tn_status tn_weights_append(tn_weights_writer *writer, const void *bytes, size_t size);
 /* Makes it the file; TN_INVALID if bytes are missing. Frees the writer either way. */
 tn_status tn_weights_commit(tn_weights_writer *writer);

@@ -29,7 +29,7 @@ static tn_status build(network *n, int steps)
             labels = tn_input(graph, "labels", TN_I32, TN_SHAPE(BATCH));
     tn_node logits = tn_resnet(training, images, .classes = TN_SHAPES_CLASSES, .width = WIDTH);
     tn_node loss = tn_mean(tn_cross_entropy(logits, labels), TN_ALL_AXES);
-    tn_optimizer sgd = tn_sgd(.learning_rate = 0.1, .momentum = 0.9, .nesterov = true,
+    tn_optimizer sgd = tn_sgd(.learning_rate = 0.05, .momentum = 0.9, .nesterov = true,
                               .weight_decay = 5e-4,
                               .schedule = {.kind = TN_COSINE, .warmup = 10, .steps = steps});
     tn_node update = tn_minimise(loss, &sgd);
@@ -44,10 +44,12 @@ static tn_status build(network *n, int steps)
     return status;
 }
 
+/* Pixels for the network are about -2 to 2. */
 static void draw_batch(uint64_t seed, int64_t first, float *pixels, int32_t *labels)
 {
     for (int i = 0; i < BATCH; i++)
         tn_shapes_image(seed, first + i, pixels + (size_t)i * PIXELS, &labels[i]);
+    for (int i = 0; i < BATCH * PIXELS; i++) pixels[i] = (pixels[i] - 0.5f) / 0.25f;
 }
 
 static tn_status show(const demo *d, const network *n, float *pixels, int32_t *labels)
@@ -63,6 +65,7 @@ static tn_status show(const demo *d, const network *n, float *pixels, int32_t *l
         caption[i] = text[i];
     }
     tn_page_text(d->page, "New images and what the network calls them:");
+    for (int i = 0; i < SHOWN * PIXELS; i++) pixels[i] = pixels[i] * 0.25f + 0.5f;
     tn_page_pictures(d->page, pixels, SHOWN, 32, 32, caption, 3);
     return TN_OK;
 }
@@ -73,7 +76,7 @@ tn_status demo_images(const demo *d)
     float *pixels = malloc((size_t)BATCH * PIXELS * sizeof *pixels), loss;
     int32_t labels[BATCH];
     double step_x[MOST_STEPS], step_loss[MOST_STEPS];
-    int steps = d->seconds < 10 ? 10 : 400, done = 0, right = 0;
+    int steps = d->seconds < 10 ? 10 : 300, done = 0, right = 0;
     tn_status status = pixels ? build(&n, steps) : TN_MEMORY;
     double start = tn_clock_seconds();
     for (; status == TN_OK && done < steps && tn_clock_seconds() - start < 2 * d->seconds; done++) {

@@ -16,7 +16,7 @@ static const char config_text[] =
     " \"num_key_value_heads\": 1, \"head_dim\": 32, \"vocab_size\": 258, "
     "\"max_position_embeddings\": 512,\n"
     " \"training\": {\"batch\": 8, \"length\": 128, \"steps\": %d, \"learning_rate\": 0.004, "
-    "\"warmup\": 20, \"evaluate_every\": %d}}\n";
+    "\"evaluate_every\": %d}}\n";
 
 /* The given files and folders as a folder of links to them, so that they are one corpus. */
 static tn_status gather(const demo *d, const char *folder)

@@ -39,7 +39,7 @@ dnnl_status_t tn_conv_describe_y(dnnl_memory_desc_t *md, const tn_conv_sizes *s,
 
 dnnl_status_t tn_conv_describe_weight(dnnl_memory_desc_t *md, const tn_conv_sizes *s, tn_dtype dtype, bool any, int64_t filters)
 {
-    static const dnnl_format_tag_t plain[] = {dnnl_oiw, dnnl_oihw, dnnl_oidhw}, grouped[] = {dnnl_goiw, dnnl_goihw, dnnl_goidhw};
+    static const dnnl_format_tag_t tag[2][TN_MAX_SPACE] = {{dnnl_oiw, dnnl_oihw, dnnl_oidhw}, {dnnl_goiw, dnnl_goihw, dnnl_goidhw}};
     bool groups = s->groups > 1;
     filters = filters ? filters : s->F;
     dnnl_dims_t dims;
@@ -48,7 +48,7 @@ dnnl_status_t tn_conv_describe_weight(dnnl_memory_desc_t *md, const tn_conv_size
     dims[n++] = filters / s->groups;
     dims[n++] = s->C / s->groups;
     for (int i = 0; i < s->space; i++) dims[n++] = s->k[i];
-    return dnnl_memory_desc_init_by_tag(md, n, dims, type_of(dtype), any ? dnnl_format_tag_any : (groups ? grouped : plain)[s->space - 1]);
+    return dnnl_memory_desc_init_by_tag(md, n, dims, type_of(dtype), any ? dnnl_format_tag_any : tag[groups][s->space - 1]);
 }
 
 tn_conv_steps tn_conv_steps_of(const tn_conv_sizes *s, const tn_conv_kind *kind)

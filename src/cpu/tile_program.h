@@ -4,29 +4,29 @@
 
 #include <math.h>
 
-#include "base/arena.h"
 #include "cpu/tile.h"
 
 #define TN_TILE_MOST_LOOPS (TN_MAX_RANK + 1)
 #define TN_TILE_MOST_OPERANDS (TN_FUSED_MOST_INPUTS + TN_MAX_RESULTS)
-#define TN_TILE_SMALL_AREA 4096        /* registers of programs over small tensors */
+#define TN_TILE_SMALL_AREA 4096         /* registers of programs over small tensors */
 #define TN_TILE_LARGE_AREA (112 * 1024) /* on each thread's stack */
 
-/* Where a value is while a tile is worked on: a constant, a register (offset into the area), or, where neither is set, memory: then
- * the pointer is set for every tile. */
+/* Where a value is while a tile is worked on: a constant, a register (offset into the area), or,
+ * where neither is set, memory: then the pointer is set for every tile. */
 typedef struct tile_place {
     const void *constant;
-    int64_t offset; /* -1: none */
+    int64_t offset;
 } tile_place;
 
-/* One call: an instruction, or (run == NULL) the load of input `a` into its register. */
+/* One call: an instruction, or (run == NULL) a load. */
 typedef struct tile_action {
     tn_tile_function *run;
-    const tn_tile_scalars *scalars;
-    int16_t out, a, b, c; /* value numbers */
+    int16_t out, a, b, c; /* value numbers; load: a is the source */
+    tn_tile_scalars scalars;
 } tile_action;
 
-/* Dimensions of a tile as one operand sees them, outermost first. The first one's count is a multiple of the piece. */
+/* Dimensions of a tile as one operand sees them, outermost first. The first one's count is a
+ * multiple of the piece. */
 typedef struct tile_box {
     int rank;
     int64_t count[TN_TILE_MOST_LOOPS];  /* [0]: per unit of the piece */
@@ -36,25 +36,28 @@ typedef struct tile_box {
 
 /* An input that is brought into a register: converted, spread, or gathered. */
 typedef struct tile_source {
+    int16_t input;
     tn_tile_load *load;
     tile_box box;
     size_t from_size, to_size; /* bytes of an element */
-    bool cached;               /* the register is its own: reloaded only when the place in memory changes */
+    bool cached; /* the register is its own: reloaded only when the place in memory changes */
 } tile_source;
 
 typedef struct tile_target {
     int16_t value;
-    int16_t operand;        /* index among inputs followed by outputs */
-    bool may_be_direct;     /* its instruction can write to memory at once */
+    int16_t operand;    /* index among inputs followed by outputs */
+    bool may_be_direct; /* its instruction can write to memory at once */
     tn_tile_store *store;
 } tile_target;
 
-/* Output `target` may lie over input `input`, which is read after the output's instruction: then it is not written directly. */
+/* Output `target` may lie over input `input`, which is read after the output's instruction: then
+ * it is not written directly. */
 typedef struct tile_hazard {
     int16_t target, input;
 } tile_hazard;
 
-/* What remains of a tile's dimensions: alternating groups of kept and reduced ones, outermost first. */
+/* What remains of a tile's dimensions: alternating groups of kept and reduced ones, outermost
+ * first. */
 typedef struct tile_groups {
     int count;
     int64_t size[TN_TILE_MOST_LOOPS]; /* [0]: per unit of the piece if `varies` */
@@ -67,49 +70,56 @@ typedef struct tile_fold {
     tn_tile_class class;
     tn_dtype dtype;
     double scale; /* of a mean; of an empty space: the result */
-    tn_tile_accumulate *accumulate, *widen, *combine; /* tiles, tile into wide results, wide results */
+    tn_tile_accumulate *accumulate, *widen,
+        *combine; /* tiles, tile into wide results, wide results */
     tn_tile_reduce *reduce;
     tile_box box; /* kept dimensions of a tile in the result; strides in elements of the result */
     int64_t sum_offset, wide_offset; /* into the area */
 } tile_fold;
 
+typedef struct tile_spread {
+    int64_t offset;
+    tn_tile_load *load;
+    const void *from;
+} tile_spread;
+
+/* One allocation: the arrays lie behind the struct. */
 typedef struct tn_tile_program {
-    tn_arena arena;
     int input_count, value_count, operand_count;
     tile_place *place; /* by value */
+    double *constant;  /* 8 bytes each, in the class of the value */
+    int constant_count;
 
-    /* Loops over tiles, outermost first. The tile at indices i: operand o lies at its base + sum_l i_l move[l][o]. */
+    /* Loops over tiles, outermost first. The tile at indices i: operand o lies at its base +
+     * sum_l i_l move[l * operand_count + o]. */
     int loop_count;
     int64_t loop[TN_TILE_MOST_LOOPS];
-    int64_t (*move)[TN_TILE_MOST_OPERANDS];    /* bytes */
-    int64_t (*advance)[TN_TILE_MOST_OPERANDS]; /* the same, less what the loops inside have gone */
-    int piece_loop;                            /* the loop over pieces of the split dimension; -1: one piece */
-    int64_t piece, extent, inner;              /* units of that dimension per tile, in all, and elements in each */
-    int64_t tiles, most;                       /* tiles; elements of the largest */
+    int64_t *move;    /* bytes */
+    int64_t *advance; /* the same, less what the loops inside have gone */
+    int piece_loop;   /* the loop over pieces of the split dimension; -1: one piece */
+    int64_t piece, extent,
+        inner;           /* units of that dimension per tile, in all, and elements in each */
+    int64_t tiles, most; /* tiles; elements of the largest */
 
-    int direct_count;
+    int direct_count, source_count, spread_count, action_count, target_count, hazard_count,
+        fold_count;
     int16_t *direct; /* inputs that instructions read where they are */
-    tile_source *source; /* by input */
-    int spread_count;
-    struct tile_spread { int64_t offset; tn_tile_load *load; const void *from; } *spread; /* constants as whole registers */
-    int action_count;
+    tile_source *source;
+    tile_spread *spread; /* constants as whole registers */
     tile_action *action;
-    int target_count;
-    tile_target target[TN_MAX_RESULTS];
-    int hazard_count;
+    tile_target *target;
     tile_hazard *hazard;
+    tile_fold *fold;
 
-    /* Reductions. The tiles of one run (all reduced loops, which are the inner ones) fold into the same results; a run is cut into
-     * segments, and an item of work is one segment. */
-    int fold_count;
-    tile_fold fold[TN_MAX_RESULTS];
+    /* Reductions. The tiles of one run (all reduced loops, which are the inner ones) fold into
+     * the same results; a run is cut into segments, and an item of work is one segment. */
     tile_groups groups;
     bool by_element;    /* tiles are added up element by element and folded at the end */
     int64_t run_length; /* tiles */
     int64_t segments, segment_length;
-    int64_t most_kept;  /* results of one tile */
-    bool combine;       /* items leave partial results in the workspace */
-    bool at_once;       /* each tile is a whole run */
+    int64_t most_kept; /* results of one tile */
+    bool combine;      /* items leave partial results in the workspace */
+    bool at_once;      /* each tile is a whole run */
     int64_t temporary[2], area;
 
     int64_t items;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* ---- describing -------------------------------------------------------------------------------------- */
+/* ---- describing -------------------------------------------------------------------------- */
 
 static void describe_broadcast(const tn_operand *x, int rank, int64_t *stride)
 {
@@ -45,7 +45,8 @@ static void swap_dimensions(tile_space *s, int d, int e)
     }
 }
 
-/* The operand whose memory order the loops follow: the first output that is stored whole, else the largest input. */
+/* The operand whose memory order the loops follow: the first output that is stored whole, else
+ * the largest input. */
 static int leader(const tile_space *s, const tn_fused_attribute *a)
 {
     const tn_fused_output *output = tn_fused_outputs(a);
@@ -85,17 +86,16 @@ void tile_space_describe(tile_space *s, const tn_step *step, const tn_fused_attr
         int r = o - a->input_count;
         const tn_operand *x = r < 0 ? &step->in[o] : &step->out[r];
         s->size[o] = tn_dtype_size(x->dtype);
-        if (r >= 0 && output[r].reduction)
-            describe_reduced(x, a, s->stride[o]);
-        else
-            describe_broadcast(x, a->rank, s->stride[o]);
+        if (r >= 0 && output[r].reduction) describe_reduced(x, a, s->stride[o]);
+        else describe_broadcast(x, a->rank, s->stride[o]);
     }
     for (int d = s->rank - 1; d >= 0; d--)
         if (s->dim[d] == 1) remove_dimension(s, d);
     int lead = leader(s, a);
     for (int end = s->rank - 1; end > 0; end--)
         for (int d = 0; d < end; d++)
-            if (s->stride[lead][d] != 0 && s->stride[lead][d] < s->stride[lead][d + 1]) swap_dimensions(s, d, d + 1);
+            if (s->stride[lead][d] != 0 && s->stride[lead][d] < s->stride[lead][d + 1])
+                swap_dimensions(s, d, d + 1);
     for (int d = s->rank - 2; d >= 0; d--) {
         if (!joins(s, d)) continue;
         s->dim[d + 1] *= s->dim[d];
@@ -103,7 +103,7 @@ void tile_space_describe(tile_space *s, const tn_step *step, const tn_fused_attr
     }
 }
 
-/* ---- cutting -------------------------------------------------------------------------------------------- */
+/* ---- cutting ----------------------------------------------------------------------------- */
 
 static void add_loop(tile_space *s, tn_tile_program *p, int d)
 {
@@ -114,7 +114,8 @@ static void add_loop(tile_space *s, tn_tile_program *p, int d)
     p->loop[l] = count;
     if (pieces) p->piece_loop = l;
     for (int o = 0; o < s->operand_count; o++)
-        p->move[l][o] = s->stride[o][d] * (pieces ? p->piece : 1) * (int64_t)s->size[o];
+        p->move[l * p->operand_count + o] = s->stride[o][d] * (pieces ? p->piece : 1) *
+                                            (int64_t)s->size[o];
 }
 
 void tile_space_cut(tile_space *s, int64_t most, tn_tile_program *p)
@@ -140,15 +141,18 @@ void tile_space_cut(tile_space *s, int64_t most, tn_tile_program *p)
     p->tiles = p->run_length = 1;
     for (int l = 0; l < p->loop_count; l++) p->tiles *= p->loop[l];
     for (int d = 0; d <= s->split && s->rank; d++)
-        if (s->reduced[d]) p->run_length *= d == s->split ? (p->extent + p->piece - 1) / p->piece : s->dim[d];
+        if (s->reduced[d])
+            p->run_length *= d == s->split ? (p->extent + p->piece - 1) / p->piece : s->dim[d];
     for (int l = 0; l < p->loop_count; l++)
         for (int o = 0; o < s->operand_count; o++) {
-            p->advance[l][o] = p->move[l][o];
-            for (int k = l + 1; k < p->loop_count; k++) p->advance[l][o] -= p->move[k][o] * (p->loop[k] - 1);
+            int64_t *advance = &p->advance[l * p->operand_count + o];
+            *advance = p->move[l * p->operand_count + o];
+            for (int k = l + 1; k < p->loop_count; k++)
+                *advance -= p->move[k * p->operand_count + o] * (p->loop[k] - 1);
         }
 }
 
-/* ---- boxes ------------------------------------------------------------------------------------------------ */
+/* ---- boxes ------------------------------------------------------------------------------- */
 
 static tile_box box_of(const tile_space *s, int o, const tn_tile_program *p, bool only_kept)
 {

@@ -1,4 +1,5 @@
-/* The iteration space of a program: its dimensions in the order of memory, joined where that is possible, and cut into tiles. */
+/* The iteration space of a program: its dimensions in the order of memory, joined where that is
+ * possible, and cut into tiles. */
 #ifndef TN_CPU_TILE_SPACE_H
 #define TN_CPU_TILE_SPACE_H
 
@@ -15,8 +16,10 @@ typedef struct tile_space {
     int split; /* a tile is a piece of this dimension with all that lies inside of it */
 } tile_space;
 
-/* Reads dimensions and strides from the step, drops dimensions of size 1, orders and joins the others. */
-void tile_space_describe(tile_space *space, const tn_step *step, const tn_fused_attribute *attribute);
+/* Reads dimensions and strides from the step, drops dimensions of size 1, orders and joins the
+ * others. */
+void tile_space_describe(tile_space *space, const tn_step *step,
+                         const tn_fused_attribute *attribute);
 /* Cuts it into tiles of at most about `most` elements, and writes the loops over them. */
 void tile_space_cut(tile_space *space, int64_t most, tn_tile_program *program);
 /* A tile's dimensions as operand `o` sees them. */

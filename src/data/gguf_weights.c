@@ -88,25 +88,16 @@ static void rename_llama(const char *name, char *out, size_t room)
 
 /* ---- tensors ------------------------------------------------------------------------- */
 
-static int by_place(const void *a, const void *b)
-{
-    const tn_weight *x = *(const tn_weight *const *)a, *y = *(const tn_weight *const *)b;
-    if (x->bytes != y->bytes) return (const uint8_t *)x->bytes < (const uint8_t *)y->bytes ? -1 : 1;
-    return x->size < y->size ? -1 : x->size > y->size;
-}
-
 static tn_status check_overlaps(const tn_weights *weights, const char *name)
 {
-    const tn_weight **order = malloc(((size_t)weights->count + 1) * sizeof *order);
-    if (!order) return tn_fail(TN_MEMORY, "%s: out of memory", name);
-    for (int i = 0; i < weights->count; i++) order[i] = &weights->tensor[i];
-    qsort(order, (size_t)weights->count, sizeof *order, by_place);
+    tn_weight *order = tn_weights_in_place_order(weights, 0);
+    if (!order) return TN_MEMORY;
     tn_status status = TN_OK;
     for (int i = 1; status == TN_OK && i < weights->count; i++)
-        if ((const uint8_t *)order[i - 1]->bytes + order[i - 1]->size >
-            (const uint8_t *)order[i]->bytes)
+        if ((const uint8_t *)order[i - 1].bytes + order[i - 1].size >
+            (const uint8_t *)order[i].bytes)
             status = tn_fail(TN_FORMAT, "%s: tensors \"%s\" and \"%s\" overlap", name,
-                             order[i - 1]->name, order[i]->name);
+                             order[i - 1].name, order[i].name);
     free(order);
     return status;
 }

@@ -123,34 +123,26 @@ static tn_status read_tensor(const entry *e, const json_t *value, tn_weight *wei
     return TN_OK;
 }
 
-static int by_place(const void *a, const void *b)
-{
-    const tn_weight *x = *(const tn_weight *const *)a, *y = *(const tn_weight *const *)b;
-    if (x->bytes != y->bytes) return (const uint8_t *)x->bytes < (const uint8_t *)y->bytes ? -1 : 1;
-    return x->size < y->size ? -1 : x->size > y->size;
-}
-
 /* The extents, in order of place, must meet end to end from the first byte of the data on. */
-static tn_status check_cover(const entry *e, const tn_weight *tensor, int count)
+static tn_status check_cover(const entry *e, const tn_weights *weights, int first)
 {
-    const tn_weight **order = malloc(((size_t)count + 1) * sizeof *order);
-    if (!order) return tn_fail(TN_MEMORY, "%s: out of memory", e->file);
-    for (int i = 0; i < count; i++) order[i] = &tensor[i];
-    qsort(order, (size_t)count, sizeof *order, by_place);
+    int count = weights->count - first;
+    tn_weight *order = tn_weights_in_place_order(weights, first);
+    if (!order) return TN_MEMORY;
     tn_status status = TN_OK;
     size_t covered = 0;
     for (int i = 0; status == TN_OK && i < count; i++) {
-        size_t begin = (size_t)((const uint8_t *)order[i]->bytes - e->data);
+        size_t begin = (size_t)((const uint8_t *)order[i].bytes - e->data);
         if (begin < covered)
             status = tn_fail(TN_FORMAT,
                              "%s: tensors \"%s\" and \"%s\" overlap at byte %zu of the data",
-                             e->file, order[i - 1]->name, order[i]->name, begin);
+                             e->file, order[i - 1].name, order[i].name, begin);
         else if (begin > covered)
             status = tn_fail(
                 TN_FORMAT,
                 "%s: bytes %zu to %zu of the data, before tensor \"%s\", belong to no tensor",
-                e->file, covered, begin, order[i]->name);
-        covered = begin + order[i]->size;
+                e->file, covered, begin, order[i].name);
+        covered = begin + order[i].size;
     }
     if (status == TN_OK && covered != e->data_size)
         status = tn_fail(TN_FORMAT, "%s: %zu bytes after the last tensor belong to none", e->file,
@@ -190,7 +182,7 @@ static tn_status read_header(tn_weights *weights, const json_t *root, entry e)
         TN_TRY(read_tensor(&e, value, &weight));
         TN_TRY(tn_weights_add(weights, weight));
     }
-    return check_cover(&e, weights->tensor + first, weights->count - first);
+    return check_cover(&e, weights, first);
 }
 
 tn_status tn_read_safetensors(tn_weights *weights, const uint8_t *bytes, size_t size,
@@ -283,7 +275,7 @@ static tn_status read_shard(tn_weights *weights, const char *index, shard *s)
     const char *slash = strrchr(index, '/');
     char *path = tn_arena_format(&weights->arena, "%.*s%s", slash ? (int)(slash + 1 - index) : 0,
                                  index, s->name);
-    tn_file file;
+    tn_file file = {0};
     if (!path) return TN_MEMORY;
     if (!tn_file_exists(path))
         return tn_fail(TN_IO, "%s: shard %s is missing: fetch it again", index, path);
@@ -327,8 +319,8 @@ tn_status tn_read_safetensors_shards(tn_weights *weights, const char *path)
     json_t *map = NULL;
     int count = 0;
     shard *shards = calloc(SHARDS_MOST, sizeof *shards);
-    tn_status status = shards ? tn_json_load(path, HEADER_MOST, &json)
-                              : tn_fail(TN_MEMORY, "%s: out of memory", path);
+    if (!shards) return tn_fail(TN_MEMORY, "%s: out of memory", path);
+    tn_status status = tn_json_load(path, HEADER_MOST, &json);
     if (status == TN_OK)
         status = tn_json_object(&json, json.root, "weight_map", TN_JSON_REQUIRED, &map);
     if (status == TN_OK) status = list_shards(path, map, shards, &count);
@@ -417,11 +409,11 @@ tn_status tn_weights_begin(const char *path, const tn_weight *tensors, int count
     size_t data_size = 0;
     *out = NULL;
     tn_weights_writer *writer = calloc(1, sizeof *writer);
-    tn_status status = writer ? TN_OK : tn_fail(TN_MEMORY, "%s: out of memory", path);
-    if (status == TN_OK && !(writer->path = strdup(path)))
-        status = tn_fail(TN_MEMORY, "%s: out of memory", path);
-    if (status == TN_OK)
-        status = make_header(path, tensors, count, text, text_count, &header, &data_size);
+    if (!writer || !(writer->path = strdup(path))) {
+        free(writer);
+        return tn_fail(TN_MEMORY, "%s: out of memory", path);
+    }
+    tn_status status = make_header(path, tensors, count, text, text_count, &header, &data_size);
     if (status == TN_OK) status = tn_file_begin(path, &writer->file);
     if (status == TN_OK) {
         uint64_t length = header.length;

@@ -1,5 +1,6 @@
 /* Generated images: ten shapes by signed distance, drawn with soft edges. */
 #include <math.h>
+#include <stdbool.h>
 
 #include "tenon/images.h"
 #include "tenon/random.h"
@@ -50,17 +51,15 @@ void tn_shapes_image(uint64_t seed, int64_t index, float *pixels, int32_t *label
     double u[16];
     for (uint64_t i = 0; i < 16; i++) u[i] = (double)tn_random_uniform(seed, stream, i);
     *label = (int32_t)(u[0] * TN_SHAPES_CLASSES);
-    double size = 7 + 5 * u[1], cx = 16 + (2 * u[2] - 1) * 5, cy = 16 + (2 * u[3] - 1) * 5,
-           turn = (2 * u[4] - 1) * 0.6;
+    double size = 9 + 4 * u[1], cx = 16 + (2 * u[2] - 1) * 3, cy = 16 + (2 * u[3] - 1) * 3,
+           turn = (2 * u[4] - 1) * 0.35;
     double c = cos(turn), s = sin(turn), slope_x = u[5] - 0.5, slope_y = u[6] - 0.5, colour[3],
-           ground[3], contrast = 0;
+           ground[3];
+    bool light_shape = u[13] < 0.5; /* on the dark, or dark on the light: never invisible */
     for (int k = 0; k < 3; k++) {
-        ground[k] = u[7 + k];
-        colour[k] = u[10 + k];
-        contrast += fabs(colour[k] - ground[k]);
+        ground[k] = 0.4 * u[7 + k] + (light_shape ? 0 : 0.6);
+        colour[k] = 0.4 * u[10 + k] + (light_shape ? 0.6 : 0);
     }
-    for (int k = 0; k < 3 && contrast < 0.6; k++)
-        colour[k] = ground[k] < 0.5 ? ground[k] + 0.4 : ground[k] - 0.4; /* never invisible */
     for (int y = 0; y < N; y++)
         for (int x = 0; x < N; x++) {
             double dx = (x - cx) / size, dy = (y - cy) / size;

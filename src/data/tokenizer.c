@@ -141,7 +141,7 @@ tn_status tn_tokenizer_create_bytes(tn_tokenizer **out)
 {
     TN_TRY(tn_tokenizer_make(TN_TOKENIZER_BYTES, "byte level", BYTES_SIZE, out));
     tn_tokenizer *t = *out;
-    tn_status status = TN_OK;
+    if (!t) return TN_MEMORY;
     for (int32_t byte = 0; byte < 256; byte++) {
         t->byte_id[byte] = byte;
         t->piece[byte] = (tn_piece){
@@ -149,7 +149,7 @@ tn_status tn_tokenizer_create_bytes(tn_tokenizer **out)
     }
     t->begin = BYTES_BEGIN;
     t->end = BYTES_END;
-    status = tn_tokenizer_set(t, BYTES_BEGIN, "<s>", 3, 0, TN_PIECE_CONTROL);
+    tn_status status = tn_tokenizer_set(t, BYTES_BEGIN, "<s>", 3, 0, TN_PIECE_CONTROL);
     if (status == TN_OK) status = tn_tokenizer_set(t, BYTES_END, "</s>", 4, 0, TN_PIECE_CONTROL);
     if (status == TN_OK) status = tn_tokenizer_index_special(t);
     if (status == TN_OK) return TN_OK;

@@ -68,7 +68,7 @@ struct tn_tokenizer {
 
 /* A tokenizer with `count` empty pieces of kind NORMAL and no special ids. */
 tn_status tn_tokenizer_make(tn_tokenizer_kind kind, const char *name, int64_t count,
-                            tn_tokenizer **tokenizer);
+                            tn_tokenizer **out);
 /* Copies a piece's text. */
 tn_status tn_tokenizer_set(tn_tokenizer *tokenizer, int32_t id, const char *text, size_t size,
                            float score, tn_piece_kind kind);
@@ -96,10 +96,10 @@ uint32_t tn_byte_bpe_letter(uint8_t byte);
 /* ---- readers of formats -------------------------------------------------------------- */
 
 tn_status tn_read_llama2c_tokenizer(const uint8_t *bytes, size_t size, const char *name,
-                                    tn_tokenizer **tokenizer);
+                                    tn_tokenizer **out);
 tn_status tn_read_gguf_tokenizer(const uint8_t *bytes, size_t size, const char *name,
-                                 tn_tokenizer **tokenizer);
+                                 tn_tokenizer **out);
 tn_status tn_read_json_tokenizer(const uint8_t *bytes, size_t size, const char *name,
-                                 tn_tokenizer **tokenizer);
+                                 tn_tokenizer **out);
 
 #endif

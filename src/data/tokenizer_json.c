@@ -305,23 +305,23 @@ static void add_mapped(tn_string *out, const tn_piece *piece)
 
 static int by_rank(const void *a, const void *b)
 {
-    return (*(tn_merge *const *)a)->rank - (*(tn_merge *const *)b)->rank;
+    return ((const tn_merge *)a)->rank - ((const tn_merge *)b)->rank;
 }
 
 static json_t *merges_json(const tn_tokenizer *t)
 {
     size_t slots = t->merge_mask + 1, count = 0;
-    const tn_merge **order = malloc(slots * sizeof *order);
+    tn_merge *order = malloc(slots * sizeof *order);
     json_t *list = order ? json_array() : NULL;
     tn_string text = {0};
     for (size_t i = 0; order && i < slots; i++)
-        if (t->merge[i].rank >= 0) order[count++] = &t->merge[i];
+        if (t->merge[i].rank >= 0) order[count++] = t->merge[i];
     if (order) qsort(order, count, sizeof *order, by_rank);
     for (size_t i = 0; i < count; i++) {
         tn_string_clear(&text);
-        add_mapped(&text, &t->piece[order[i]->left]);
+        add_mapped(&text, &t->piece[order[i].left]);
         tn_string_add_char(&text, ' ');
-        add_mapped(&text, &t->piece[order[i]->right]);
+        add_mapped(&text, &t->piece[order[i].right]);
         json_array_append_new(list, json_string(tn_string_text(&text)));
     }
     tn_string_free(&text);

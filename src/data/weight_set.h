@@ -26,8 +26,17 @@ struct tn_weights {
 tn_status tn_weights_add(tn_weights *weights, tn_weight weight);
 /* Appends a text; both are copied. */
 tn_status tn_weights_add_text(tn_weights *weights, const char *key, const char *value);
-/* Bytes of a tensor that cannot exist in memory: count x size with overflow checks; false on
- * overflow. */
+/* Fails with the set's path and the nearest name to one that is not there. */
+tn_status tn_weights_missing(const tn_weights *weights, const char *name);
+/* Copies of the tensors from `first` on, in order of their bytes' place; free it. NULL, and a
+ * message, when out of memory. */
+tn_weight *tn_weights_in_place_order(const tn_weights *weights, int first);
+
+/* The block codings: elements of a block, and bytes. */
+enum { TN_BLOCK = 32, TN_Q8_0_BYTES = 2 + TN_BLOCK, TN_Q4_0_BYTES = 2 + TN_BLOCK / 2 };
+
+/* Bytes that a tensor of this coding has; false if the shape is impossible: larger than any memory,
+ * or rows that are no whole blocks. */
 bool tn_weight_extent(tn_dtype dtype, tn_weight_coding coding, tn_shape shape, size_t *size);
 
 /* The formats. Each reads `size` bytes, called `name` in messages, into an empty set, whose tensors

@@ -1,4 +1,4 @@
-/* Opened sets of named tensors: which format, finding by name, conversion to f32. */
+/* Opened sets of named tensors: which format, where, finding by name. */
 #include "tenon/weights.h"
 
 #include <inttypes.h>
@@ -8,14 +8,10 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "base/half.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/string.h"
-#include "base/threads.h"
 #include "data/weight_set.h"
-
-enum { BLOCK = 32, Q8_0_BYTES = 2 + BLOCK, Q4_0_BYTES = 2 + BLOCK / 2 };
 
 /* ---- building a set ------------------------------------------------------------------ */
 
@@ -24,9 +20,9 @@ bool tn_weight_extent(tn_dtype dtype, tn_weight_coding coding, tn_shape shape, s
     int64_t count = tn_shape_size(shape);
     if (count < 0) return false;
     if (coding == TN_CODING_PLAIN) return tn_mul_size((size_t)count, tn_dtype_size(dtype), size);
-    if (shape.rank < 1 || shape.dim[shape.rank - 1] % BLOCK) return false;
-    return tn_mul_size((size_t)count / BLOCK, coding == TN_CODING_Q8_0 ? Q8_0_BYTES : Q4_0_BYTES,
-                       size);
+    if (shape.rank < 1 || shape.dim[shape.rank - 1] % TN_BLOCK) return false;
+    size_t block = coding == TN_CODING_Q8_0 ? TN_Q8_0_BYTES : TN_Q4_0_BYTES;
+    return tn_mul_size((size_t)count / TN_BLOCK, block, size);
 }
 
 /* The slot where `name` is or would be. */
@@ -99,6 +95,26 @@ tn_status tn_weights_map(tn_weights *weights, const char *path, tn_file *file)
     return TN_OK;
 }
 
+static int by_place(const void *a, const void *b)
+{
+    const tn_weight *x = a, *y = b;
+    if (x->bytes != y->bytes) return (const uint8_t *)x->bytes < (const uint8_t *)y->bytes ? -1 : 1;
+    return x->size < y->size ? -1 : x->size > y->size;
+}
+
+tn_weight *tn_weights_in_place_order(const tn_weights *weights, int first)
+{
+    size_t count = (size_t)(weights->count - first);
+    tn_weight *order = malloc((count + 1) * sizeof *order);
+    if (!order) {
+        tn_fail(TN_MEMORY, "%s: out of memory", weights->path);
+        return NULL;
+    }
+    if (count > 0) memcpy(order, weights->tensor + first, count * sizeof *order);
+    qsort(order, count, sizeof *order, by_place);
+    return order;
+}
+
 /* ---- opening ------------------------------------------------------------------------- */
 
 static bool ends_with(const char *text, const char *end)
@@ -164,7 +180,7 @@ static tn_status read_bytes(tn_weights *weights, const uint8_t *bytes, size_t si
                             const char *name)
 {
     int format = choose_format(bytes, size, name);
-    if (size >= 2 && memcmp(bytes, "PK", 2) == 0)
+    if (size >= 4 && memcmp(bytes, "PK\3\4", 4) == 0)
         return tn_fail(TN_UNSUPPORTED,
                        "%s: a ZIP archive, such as PyTorch writes: convert it to safetensors",
                        name);
@@ -188,8 +204,7 @@ static tn_status read_config(tn_weights *weights, const char *directory)
     if (weights->config || !tn_file_exists(path)) return TN_OK;
     TN_TRY(tn_file_read(path, MOST, &text, &size));
     tn_json json;
-    tn_status status = tn_json_parse(path, text, size,
-                                     &json); /* so that it is valid and has no NUL inside */
+    tn_status status = tn_json_parse(path, text, size, &json); /* valid then, without a NUL */
     if (status == TN_OK) {
         weights->config = tn_arena_string(&weights->arena, text);
         if (!weights->config) status = TN_MEMORY;
@@ -204,7 +219,7 @@ static tn_status open_directory(tn_weights *weights, const char *path)
     char *single = tn_arena_format(&weights->arena, "%s/model.safetensors", path);
     char *index = tn_arena_format(&weights->arena, "%s/model.safetensors.index.json", path);
     if (!single || !index) return TN_MEMORY;
-    tn_file file;
+    tn_file file = {0};
     weights->format = "safetensors";
     if (tn_file_exists(single)) {
         TN_TRY(tn_weights_map(weights, single, &file));
@@ -230,7 +245,7 @@ static tn_status open_file(tn_weights *weights, const char *path)
         weights->format = "safetensors";
         TN_TRY(tn_read_safetensors_shards(weights, path));
     } else {
-        tn_file file;
+        tn_file file = {0};
         TN_TRY(tn_weights_map(weights, path, &file));
         TN_TRY(read_bytes(weights, file.bytes, file.size, path));
     }
@@ -239,36 +254,44 @@ static tn_status open_file(tn_weights *weights, const char *path)
                : TN_OK;
 }
 
-static tn_status create(const char *path, tn_weights **out)
+/* NULL, and a message, when out of memory. */
+static tn_weights *create(const char *path)
 {
-    *out = NULL;
     tn_weights *weights = calloc(1, sizeof *weights);
-    if (!weights) return tn_fail(TN_MEMORY, "%s: out of memory", path);
+    if (!weights) {
+        tn_fail(TN_MEMORY, "%s: out of memory", path);
+        return NULL;
+    }
     weights->path = tn_arena_string(&weights->arena, path);
-    *out = weights;
-    return weights->path ? make_room(weights) : TN_MEMORY;
+    if (weights->path && make_room(weights) == TN_OK) return weights;
+    tn_weights_free(weights);
+    return NULL;
+}
+
+/* Hands the set over, or frees it and says why not. */
+static tn_status finish(tn_status status, tn_weights *weights, tn_weights **out)
+{
+    if (status == TN_OK) *out = weights;
+    else tn_weights_free(weights);
+    return status;
 }
 
 tn_status tn_weights_open(const char *path, tn_weights **out)
 {
-    tn_weights *weights;
-    tn_status status = create(path, &weights);
-    if (status == TN_OK)
-        status = tn_directory_exists(path) ? open_directory(weights, path)
-                                           : open_file(weights, path);
-    if (status != TN_OK) tn_weights_free(weights);
-    *out = status == TN_OK ? weights : NULL;
-    return status;
+    *out = NULL;
+    tn_weights *weights = create(path);
+    if (!weights) return TN_MEMORY;
+    bool directory = tn_directory_exists(path);
+    return finish(directory ? open_directory(weights, path) : open_file(weights, path), weights,
+                  out);
 }
 
 tn_status tn_weights_open_memory(const void *bytes, size_t size, const char *name, tn_weights **out)
 {
-    tn_weights *weights;
-    tn_status status = create(name, &weights);
-    if (status == TN_OK) status = read_bytes(weights, bytes, size, name);
-    if (status != TN_OK) tn_weights_free(weights);
-    *out = status == TN_OK ? weights : NULL;
-    return status;
+    *out = NULL;
+    tn_weights *weights = create(name);
+    if (!weights) return TN_MEMORY;
+    return finish(read_bytes(weights, bytes, size, name), weights, out);
 }
 
 void tn_weights_free(tn_weights *weights)
@@ -315,7 +338,7 @@ const tn_weight *tn_weights_find(const tn_weights *weights, const char *name)
     return index ? &weights->tensor[index - 1] : NULL;
 }
 
-static tn_status fail_missing(const tn_weights *weights, const char *name)
+tn_status tn_weights_missing(const tn_weights *weights, const char *name)
 {
     const char **names = malloc(((size_t)weights->count + 1) * sizeof *names);
     const char *nearest = NULL;
@@ -344,181 +367,9 @@ tn_status tn_weights_require(const tn_weights *weights, const char *name, tn_sha
 {
     char is[192], wanted[192];
     *out = tn_weights_find(weights, name);
-    if (!*out) return fail_missing(weights, name);
+    if (!*out) return tn_weights_missing(weights, name);
     if (!tn_shape_equal((*out)->shape, shape))
         return tn_fail(TN_FORMAT, "%s: tensor \"%s\" has shape %s, but %s is wanted", weights->path,
                        name, shape_text((*out)->shape, is), shape_text(shape, wanted));
     return TN_OK;
-}
-
-/* ---- conversion ----------------------------------------------------------------------
- * Elements [begin, end) of a tensor to f32. Sources may lie at any address, so elements are copied
- * out, which compiles to plain loads. */
-
-#define EXPAND(type, expression)                                                                   \
-    for (int64_t i = begin; i < end; i++) {                                                        \
-        type x;                                                                                    \
-        memcpy(&x, bytes + (size_t)i * sizeof x, sizeof x);                                        \
-        out[i] = (expression);                                                                     \
-    }
-
-static void expand_plain(tn_dtype dtype, const uint8_t *bytes, int64_t begin, int64_t end,
-                         float *out)
-{
-    switch (dtype) {
-    case TN_F32:
-        memcpy(out + begin, bytes + (size_t)begin * sizeof(float),
-               (size_t)(end - begin) * sizeof(float));
-        break;
-    case TN_F64: EXPAND(double, (float)x) break;
-    case TN_BF16: EXPAND(uint16_t, tn_f32_from_bf16(x)) break;
-    case TN_F16: EXPAND(uint16_t, tn_f32_from_f16(x)) break;
-    case TN_I64: EXPAND(int64_t, (float)x) break;
-    case TN_I32: EXPAND(int32_t, (float)x) break;
-    case TN_I8: EXPAND(int8_t, (float)x) break;
-    case TN_U8: EXPAND(uint8_t, (float)x) break;
-    case TN_BOOL: EXPAND(uint8_t, x != 0 ? 1.0F : 0.0F) break;
-    case TN_DTYPE_COUNT: break;
-    }
-}
-
-static float block_scale(const uint8_t *block)
-{
-    uint16_t half;
-    memcpy(&half, block, sizeof half);
-    return tn_f32_from_f16(half);
-}
-
-static void expand_q8_0(const uint8_t *bytes, int64_t begin, int64_t end, float *out)
-{
-    for (int64_t b = begin; b < end; b++) {
-        const uint8_t *block = bytes + (size_t)b * Q8_0_BYTES;
-        float scale = block_scale(block);
-        for (int i = 0; i < BLOCK; i++) out[b * BLOCK + i] = scale * (float)(int8_t)block[2 + i];
-    }
-}
-
-static void expand_q4_0(const uint8_t *bytes, int64_t begin, int64_t end, float *out)
-{
-    for (int64_t b = begin; b < end; b++) {
-        const uint8_t *block = bytes + (size_t)b * Q4_0_BYTES;
-        float scale = block_scale(block);
-        for (int i = 0; i < BLOCK / 2; i++) {
-            out[b * BLOCK + i] = scale * (float)((block[2 + i] & 15) - 8);
-            out[b * BLOCK + BLOCK / 2 + i] = scale * (float)((block[2 + i] >> 4) - 8);
-        }
-    }
-}
-
-/* Work is cut into chunks of CHUNK elements, whatever the number of threads. */
-enum { CHUNK = 1 << 16 };
-
-typedef struct pass {
-    const tn_weight *weight;
-    int64_t count;
-    float *out;
-    int64_t *bad; /* of each chunk: the first element that is not finite, or -1 */
-} pass;
-
-static void expand_chunks(void *context, int64_t first, int64_t last)
-{
-    const pass *p = context;
-    int64_t begin = first * CHUNK, end = last * CHUNK < p->count ? last * CHUNK : p->count;
-    switch (p->weight->coding) {
-    case TN_CODING_PLAIN:
-        expand_plain(p->weight->dtype, p->weight->bytes, begin, end, p->out);
-        break;
-    case TN_CODING_Q8_0: expand_q8_0(p->weight->bytes, begin / BLOCK, end / BLOCK, p->out); break;
-    case TN_CODING_Q4_0: expand_q4_0(p->weight->bytes, begin / BLOCK, end / BLOCK, p->out); break;
-    }
-}
-
-tn_status tn_weights_read_f32(const tn_weights *weights, const char *name, float *out,
-                              int64_t count)
-{
-    const tn_weight *weight = tn_weights_find(weights, name);
-    if (!weight) return fail_missing(weights, name);
-    pass p = {.weight = weight, .count = tn_shape_size(weight->shape), .out = out};
-    if (p.count != count)
-        return tn_fail(TN_FORMAT,
-                       "%s: tensor \"%s\" has %" PRId64 " elements, but %" PRId64 " are wanted",
-                       weights->path, name, p.count, count);
-    if (count > 0) tn_parallel((count + CHUNK - 1) / CHUNK, 2, expand_chunks, &p);
-    return TN_OK;
-}
-
-/* ---- looking for NaN -----------------------------------------------------------------
- * A float is finite if its exponent bits are not all ones. A chunk is first reduced to one word
- * without branches (so that it runs at the speed of memory) and looked at closely only if there is
- * something. */
-
-#define SCAN(type, exponent)                                                                       \
-    do {                                                                                           \
-        type found = 0, x;                                                                         \
-        for (int64_t i = begin; i < end; i++) {                                                    \
-            memcpy(&x, bytes + (size_t)i * sizeof x, sizeof x);                                    \
-            found |= (type)((x & (exponent)) == (exponent));                                       \
-        }                                                                                          \
-        for (int64_t i = begin; found && i < end; i++) {                                           \
-            memcpy(&x, bytes + (size_t)i * sizeof x, sizeof x);                                    \
-            if ((x & (exponent)) == (exponent)) return i;                                          \
-        }                                                                                          \
-        return -1;                                                                                 \
-    } while (0)
-
-static int64_t first_bad(const tn_weight *weight, int64_t begin, int64_t end)
-{
-    const uint8_t *bytes = weight->bytes;
-    if (weight->coding != TN_CODING_PLAIN) {
-        size_t block = weight->coding == TN_CODING_Q8_0 ? Q8_0_BYTES : Q4_0_BYTES;
-        for (int64_t b = begin / BLOCK; b < end / BLOCK; b++) {
-            uint16_t scale;
-            memcpy(&scale, bytes + (size_t)b * block, sizeof scale);
-            if ((scale & 0x7c00) == 0x7c00) return b * BLOCK;
-        }
-        return -1;
-    }
-    switch (weight->dtype) {
-    case TN_F64: SCAN(uint64_t, UINT64_C(0x7ff0000000000000));
-    case TN_F32: SCAN(uint32_t, UINT32_C(0x7f800000));
-    case TN_BF16: SCAN(uint16_t, 0x7f80);
-    case TN_F16: SCAN(uint16_t, 0x7c00);
-    default: return -1;
-    }
-}
-
-static void scan_chunks(void *context, int64_t first, int64_t last)
-{
-    const pass *p = context;
-    for (int64_t c = first; c < last; c++)
-        p->bad[c] = first_bad(p->weight, c * CHUNK,
-                              (c + 1) * CHUNK < p->count ? (c + 1) * CHUNK : p->count);
-}
-
-tn_status tn_weights_check_finite(const tn_weights *weights)
-{
-    int64_t chunks = 1;
-    for (int i = 0; i < weights->count; i++) {
-        int64_t need = tn_shape_size(weights->tensor[i].shape) / CHUNK + 1;
-        if (need > chunks) chunks = need;
-    }
-    int64_t *bad = malloc((size_t)chunks * sizeof *bad);
-    if (!bad) return tn_fail(TN_MEMORY, "%s: out of memory", weights->path);
-    tn_status status = TN_OK;
-    for (int i = 0; status == TN_OK && i < weights->count; i++) {
-        const tn_weight *weight = &weights->tensor[i];
-        pass p = {.weight = weight, .count = tn_shape_size(weight->shape), .bad = bad};
-        if (!tn_dtype_is_float(weight->dtype) || p.count == 0) continue;
-        int64_t used = (p.count + CHUNK - 1) / CHUNK;
-        tn_parallel(used, 2, scan_chunks, &p);
-        for (int64_t c = 0; status == TN_OK && c < used; c++)
-            if (bad[c] >= 0)
-                status = tn_fail(
-                    TN_FORMAT,
-                    "%s: tensor \"%s\": element %" PRId64 " of %" PRId64
-                    " is NaN or infinite: the file was damaged, or its training diverged",
-                    weights->path, weight->name, bad[c], p.count);
-    }
-    free(bad);
-    return status;
 }

@@ -1,8 +1,10 @@
 /* What a FUSED node computes: a short program over one iteration space, in its attribute.
  *
- * Values are numbered: first the node's inputs, then the constants, then the results of the instructions in order. Every input is
- * broadcast to the iteration space by NumPy's rule. An output is either a value, stored whole, or a reduction of a value over
- * `axes` (the same for all reductions of a program). The attribute is flat and without pointers, so it can be copied and compared. */
+ * Values are numbered: first the node's inputs, then the constants, then the results of the
+ * instructions in order. Every input is broadcast to the iteration space by NumPy's rule. An
+ * output is either a value, stored whole, or a reduction of a value over `axes` (the same for
+ * all reductions of a program). The attribute is flat and without pointers, so it can be copied
+ * and compared. */
 #ifndef TN_GRAPH_FUSE_H
 #define TN_GRAPH_FUSE_H
 
@@ -11,7 +13,8 @@
 #define TN_FUSED_MOST_INPUTS 48
 #define TN_FUSED_MOST_CONSTANTS 48
 #define TN_FUSED_MOST_INSTRUCTIONS 64
-#define TN_FUSED_MOST_VALUES (TN_FUSED_MOST_INPUTS + TN_FUSED_MOST_CONSTANTS + TN_FUSED_MOST_INSTRUCTIONS)
+#define TN_FUSED_MOST_VALUES                                                                       \
+    (TN_FUSED_MOST_INPUTS + TN_FUSED_MOST_CONSTANTS + TN_FUSED_MOST_INSTRUCTIONS)
 
 typedef struct tn_fused_constant {
     double value; /* exactly a value of dtype */
@@ -41,7 +44,8 @@ typedef struct tn_fused_attribute {
 
 static inline size_t tn_fused_size(const tn_fused_attribute *a)
 {
-    return sizeof *a + (size_t)a->constant_count * sizeof(tn_fused_constant) + (size_t)a->instruction_count * sizeof(tn_fused_instruction) +
+    return sizeof *a + (size_t)a->constant_count * sizeof(tn_fused_constant) +
+           (size_t)a->instruction_count * sizeof(tn_fused_instruction) +
            (size_t)a->output_count * sizeof(tn_fused_output);
 }
 
@@ -61,10 +65,7 @@ static inline const tn_fused_output *tn_fused_outputs(const tn_fused_attribute *
 }
 
 /* True for the operations that programs are made of. */
-static inline bool tn_is_elementwise(tn_op_id id)
-{
-    return id >= TN_OP_NEG && id <= TN_OP_WHERE;
-}
+static inline bool tn_is_elementwise(tn_op_id id) { return id >= TN_OP_NEG && id <= TN_OP_WHERE; }
 
 static inline bool tn_is_reduction(tn_op_id id)
 {

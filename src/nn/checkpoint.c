@@ -160,16 +160,19 @@ static tn_status list_steps(const char *folder, int64_t **list, int *count)
                    : tn_fail(TN_IO, "%s: cannot read the folder: %s", folder, strerror(errno));
     int capacity = 0;
     tn_status status = TN_OK;
-    for (struct dirent *item; status == TN_OK && (item = readdir(directory));) {
+    for (struct dirent *item; (item = readdir(directory));) {
         int64_t step = step_of(item->d_name);
         if (step < 0) continue;
         if (*count == capacity) {
             capacity = capacity ? 2 * capacity : 16;
             int64_t *bigger = realloc(*list, (size_t)capacity * sizeof *bigger);
-            if (!bigger) status = tn_fail(TN_MEMORY, "out of memory for %d checkpoints", capacity);
-            else *list = bigger;
+            if (!bigger) {
+                status = tn_fail(TN_MEMORY, "out of memory for %d checkpoints", capacity);
+                break;
+            }
+            *list = bigger;
         }
-        if (status == TN_OK) (*list)[(*count)++] = step;
+        (*list)[(*count)++] = step;
     }
     closedir(directory);
     if (*count) qsort(*list, (size_t)*count, sizeof **list, newest_first);

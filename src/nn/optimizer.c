@@ -15,6 +15,7 @@ static const char *prefix_of(const tn_optimizer *o) { return o->name ? o->name :
 static tn_node memory(const tn_optimizer *o, tn_graph *graph, const char *of, const char *what,
                       tn_dtype dtype, tn_shape shape, double first)
 {
+    if (!graph) return TN_NONE;
     const char *name = of ? tn_arena_format(&graph->arena, "%s/%s.%s", prefix_of(o), of, what)
                           : tn_arena_format(&graph->arena, "%s/%s", prefix_of(o), what);
     if (!name) {
@@ -28,7 +29,7 @@ static const char *name_of(tn_node parameter) { return tn_value_of(parameter)->n
 
 tn_node tn_step_node(tn_graph *graph)
 {
-    return graph ? memory(&(tn_optimizer){0}, graph, NULL, "step", TN_I64, TN_SCALAR, 0) : TN_NONE;
+    return memory(&(tn_optimizer){0}, graph, NULL, "step", TN_I64, TN_SCALAR, 0);
 }
 
 static tn_node plus_one(tn_node counter) { return tn_add(counter, tn_like(counter, 1)); }

@@ -39,9 +39,9 @@ tn_node tn_bias_correction(double beta, tn_node t);
 
 /* False with an error in the graph where a schedule makes no sense. */
 bool tn_schedule_check(tn_graph *graph, const tn_schedule *schedule, double momentum);
-/* The factor on the learning rate; `done`: steps before this one, f32 scalar. */
-tn_node tn_schedule_factor(const tn_schedule *schedule, tn_node done);
+/* The factor on the learning rate; `s`: steps before this one, f32 scalar. */
+tn_node tn_schedule_factor(const tn_schedule *schedule, tn_node s);
 /* SGD's momentum, constant or cycled. */
-tn_node tn_schedule_momentum(const tn_schedule *schedule, double momentum, tn_node done);
+tn_node tn_schedule_momentum(const tn_schedule *schedule, double momentum, tn_node s);
 
 #endif

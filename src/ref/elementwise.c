@@ -5,11 +5,16 @@
 
 #define PI 3.14159265358979323846
 
-/* Float to integer truncates and saturates, NaN gives 0. The largest double below 2^63 stands for the end of i64. */
+/* Float to integer truncates and saturates, NaN gives 0. The largest double below 2^63 stands
+ * for the end of i64. */
 static double to_integer(double x, tn_dtype dtype)
 {
-    static const struct { double low, high; } range[TN_DTYPE_COUNT] = {
-        [TN_I64] = {-0x1p63, 0x1p63 - 1024}, [TN_I32] = {-0x1p31, 0x1p31 - 1}, [TN_I8] = {-128, 127}, [TN_U8] = {0, 255}};
+    static const struct {
+        double low, high;
+    } range[TN_DTYPE_COUNT] = {[TN_I64] = {-0x1p63, 0x1p63 - 1024},
+                               [TN_I32] = {-0x1p31, 0x1p31 - 1},
+                               [TN_I8] = {-128, 127},
+                               [TN_U8] = {0, 255}};
     if (isnan(x)) return 0;
     x = trunc(x);
     return x < range[dtype].low ? range[dtype].low : x > range[dtype].high ? range[dtype].high : x;
@@ -35,15 +40,9 @@ static double divide(double a, double b, bool integer)
     return b == 0 ? 0 : trunc(a / b);
 }
 
-static double sigmoid(double x)
-{
-    return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x));
-}
+static double sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
 
-static double softplus(double x)
-{
-    return isnan(x) ? x : fmax(x, 0) + log1p(exp(-fabs(x)));
-}
+static double softplus(double x) { return isnan(x) ? x : fmax(x, 0) + log1p(exp(-fabs(x))); }
 
 static double gelu_grad(double x)
 {
@@ -62,8 +61,10 @@ static double silu_grad(double x)
     return s * (1 + x * (1 - s));
 }
 
-/* One element of the result from one element of each operand; dtype is the first operand's, result_dtype the result's. */
-static double value(tn_op_id id, const tn_scalar_attribute *s, tn_dtype dtype, tn_dtype result_dtype, double a, double b, double c)
+/* One element of the result from one element of each operand; dtype is the first operand's,
+ * result_dtype the result's. */
+static double value(tn_op_id id, const tn_scalar_attribute *s, tn_dtype dtype,
+                    tn_dtype result_dtype, double a, double b, double c)
 {
     bool integer = !tn_dtype_is_float(dtype);
     switch (id) {
@@ -145,8 +146,10 @@ static tn_status run(const tn_step *step, void *const *in, void *const *out, voi
     double *y = out[0];
     for (int64_t i = 0; i < tn_operand_size(result); i++) {
         double x[3] = {0};
-        for (int k = 0; k < step->in_count; k++) x[k] = ((const double *)in[k])[source(&step->in[k], result, i)];
-        y[i] = value(step->op->id, step->attribute, step->in[0].dtype, result->dtype, x[0], x[1], x[2]);
+        for (int k = 0; k < step->in_count; k++)
+            x[k] = ((const double *)in[k])[source(&step->in[k], result, i)];
+        y[i] = value(step->op->id, step->attribute, step->in[0].dtype, result->dtype, x[0], x[1],
+                     x[2]);
     }
     return TN_OK;
 }

@@ -31,18 +31,16 @@ static tn_status reduce(const tn_step *step, void *const *in, void *const *out, 
     for (int64_t i = 0; i < results; i++) y[i] = first;
     for (int64_t i = 0; i < size; i++) {
         double *to = &y[target(from, axes, i)];
-        if (id == TN_OP_MAX)
-            *to = x[i] > *to || isnan(x[i]) ? x[i] : *to;
-        else if (id == TN_OP_MIN)
-            *to = x[i] < *to || isnan(x[i]) ? x[i] : *to;
-        else
-            *to += x[i];
+        if (id == TN_OP_MAX) *to = x[i] > *to || isnan(x[i]) ? x[i] : *to;
+        else if (id == TN_OP_MIN) *to = x[i] < *to || isnan(x[i]) ? x[i] : *to;
+        else *to += x[i];
     }
     for (int64_t i = 0; i < results && id == TN_OP_MEAN; i++) y[i] /= (double)count;
     return TN_OK;
 }
 
-/* An axis with what lies outside and inside of it: element (o, i, k) is at (o * n + i) * inner + k. */
+/* An axis with what lies outside and inside of it: element (o, i, k) is at (o * n + i) * inner +
+ * k. */
 typedef struct lines {
     int64_t outer, n, inner;
 } lines;
@@ -56,7 +54,8 @@ static lines lines_of(const tn_operand *x, int axis)
 }
 
 /* The lowest index of the extreme; the first NaN if there is one. */
-static tn_status arg_extreme(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status arg_extreme(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     lines l = lines_of(&step->in[0], ((const tn_axis_attribute *)step->attribute)->axis);
@@ -74,7 +73,8 @@ static tn_status arg_extreme(const tn_step *step, void *const *in, void *const *
     return TN_OK;
 }
 
-/* CUMSUM, CUMPROD and LINEAR_SCAN: state <- combine(state, element), written before (exclusive) or after. */
+/* CUMSUM, CUMPROD and LINEAR_SCAN: state <- combine(state, element), written before (exclusive)
+ * or after. */
 static tn_status scan(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
     (void)workspace;
@@ -87,12 +87,9 @@ static tn_status scan(const tn_step *step, void *const *in, void *const *out, vo
             for (int64_t i = 0; i < l.n; i++) {
                 int64_t at = (o * l.n + (a->reverse ? l.n - 1 - i : i)) * l.inner + k;
                 double x = ((const double *)in[0])[at], before = state;
-                if (id == TN_OP_CUMSUM)
-                    state += x;
-                else if (id == TN_OP_CUMPROD)
-                    state *= x;
-                else
-                    state = x + ((const double *)in[1])[at] * state;
+                if (id == TN_OP_CUMSUM) state += x;
+                else if (id == TN_OP_CUMPROD) state *= x;
+                else state = x + ((const double *)in[1])[at] * state;
                 ((double *)out[0])[at] = a->exclusive ? before : state;
             }
         }
@@ -102,8 +99,11 @@ static tn_status scan(const tn_step *step, void *const *in, void *const *out, vo
 void tn_ref_reduce(tn_kernel_table *table);
 void tn_ref_reduce(tn_kernel_table *table)
 {
-    static const tn_kernel reduce_kernel = {.run = reduce}, arg_kernel = {.run = arg_extreme}, scan_kernel = {.run = scan};
-    table->kernel[TN_OP_SUM] = table->kernel[TN_OP_MEAN] = table->kernel[TN_OP_MAX] = table->kernel[TN_OP_MIN] = &reduce_kernel;
+    static const tn_kernel reduce_kernel = {.run = reduce}, arg_kernel = {.run = arg_extreme},
+                           scan_kernel = {.run = scan};
+    table->kernel[TN_OP_SUM] = table->kernel[TN_OP_MEAN] = table->kernel[TN_OP_MAX] =
+        table->kernel[TN_OP_MIN] = &reduce_kernel;
     table->kernel[TN_OP_ARGMAX] = table->kernel[TN_OP_ARGMIN] = &arg_kernel;
-    table->kernel[TN_OP_CUMSUM] = table->kernel[TN_OP_CUMPROD] = table->kernel[TN_OP_LINEAR_SCAN] = &scan_kernel;
+    table->kernel[TN_OP_CUMSUM] = table->kernel[TN_OP_CUMPROD] = table->kernel[TN_OP_LINEAR_SCAN] =
+        &scan_kernel;
 }

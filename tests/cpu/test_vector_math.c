@@ -1,6 +1,8 @@
-/* The SIMD kernels' elementary functions against the C library's f64 ones, over samples of all f32 bit patterns.
+/* The SIMD kernels' elementary functions against the C library's f64 ones, over samples of all f32
+ * bit patterns.
  *
- * Here the header is compiled for one instruction set; tests/ops/test_elementwise.c covers the others through TENON_ISA. */
+ * Here the header is compiled for one instruction set; tests/ops/test_elementwise.c covers the
+ * others through TENON_ISA. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,11 +30,16 @@ typedef struct math_case {
 } math_case;
 
 static const math_case cases[] = {
-    {"exp", tn_exp_f32, exp, 2, INFINITY},          {"log", tn_log_f32, log, 2, INFINITY},
-    {"log1p", tn_log1p_f32, log1p, 4, INFINITY},    {"expm1", tn_expm1_f32, expm1, 4, INFINITY},
-    {"tanh", tn_tanh_f32, tanh, 4, INFINITY},       {"erf", tn_erf_f32, erf, 4, INFINITY},
-    {"sigmoid", tn_sigmoid_f32, sigmoid, 4, INFINITY}, {"softplus", tn_softplus_f32, softplus, 4, INFINITY},
-    {"sin", tn_sin_f32, sin, 4, 0x1p23},            {"cos", tn_cos_f32, cos, 4, 0x1p23},
+    {"exp", tn_exp_f32, exp, 2, INFINITY},
+    {"log", tn_log_f32, log, 2, INFINITY},
+    {"log1p", tn_log1p_f32, log1p, 4, INFINITY},
+    {"expm1", tn_expm1_f32, expm1, 4, INFINITY},
+    {"tanh", tn_tanh_f32, tanh, 4, INFINITY},
+    {"erf", tn_erf_f32, erf, 4, INFINITY},
+    {"sigmoid", tn_sigmoid_f32, sigmoid, 4, INFINITY},
+    {"softplus", tn_softplus_f32, softplus, 4, INFINITY},
+    {"sin", tn_sin_f32, sin, 4, 0x1p23},
+    {"cos", tn_cos_f32, cos, 4, 0x1p23},
 };
 
 /* Distance in units of the last place of `expected` as an f32. */
@@ -41,19 +48,20 @@ static double ulps(float got, double expected)
     if (isnan(expected)) return isnan(got) ? 0 : INFINITY;
     if (isinf((float)expected)) {
         float largest = 0x1.fffffep127F; /* half a unit beyond is where rounding gives infinity */
-        return got == (float)expected || (isfinite(expected) && fabsf(got) == largest) ? 0 : INFINITY;
+        return got == (float)expected || (isfinite(expected) && fabsf(got) == largest) ? 0
+                                                                                       : INFINITY;
     }
-    if (!isfinite(got)) return isinf(got) && fabs(expected) >= 0x1.fffffcp127 && (got > 0) == (expected > 0) ? 1 : INFINITY;
+    if (!isfinite(got))
+        return isinf(got) && fabs(expected) >= 0x1.fffffcp127 && (got > 0) == (expected > 0)
+                   ? 1
+                   : INFINITY;
     int exponent;
     frexp(expected, &exponent);
     double unit = ldexp(1, (exponent < -125 ? -125 : exponent) - 24);
     return fabs((double)got - expected) / unit;
 }
 
-static float from_bits(uint32_t bits)
-{
-    return tn_f32_from_bits(bits);
-}
+static float from_bits(uint32_t bits) { return tn_f32_from_bits(bits); }
 
 static void test_accuracy(void **unused)
 {
@@ -69,8 +77,11 @@ static void test_accuracy(void **unused)
             double distance = ulps(c->got(x), c->expected((double)x));
             if (distance > worst) worst = distance, at = (double)x;
         }
-        if (all || getenv("TENON_TEST_VERBOSE")) print_message("%-9s %.3f ulp at %.9g\n", c->name, worst, at);
-        if (!(worst <= c->ulps)) fail_msg("%s is off by %.3f ulp at %.9g; allowed are %.1f", c->name, worst, at, c->ulps);
+        if (all || getenv("TENON_TEST_VERBOSE"))
+            print_message("%-9s %.3f ulp at %.9g\n", c->name, worst, at);
+        if (!(worst <= c->ulps))
+            fail_msg("%s is off by %.3f ulp at %.9g; allowed are %.1f", c->name, worst, at,
+                     c->ulps);
     }
 }
 
@@ -85,8 +96,14 @@ static double largest_error(float (*got)(float), double (*expected)(double))
 }
 
 static double gelu(double x) { return 0.5 * x * (1 + erf(x * sqrt(0.5))); }
-static double gelu_grad(double x) { return 0.5 * (1 + erf(x * sqrt(0.5))) + x * exp(-0.5 * x * x) / sqrt(2 * PI); }
-static double gelu_tanh(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / PI) * (x + 0.044715 * x * x * x))); }
+static double gelu_grad(double x)
+{
+    return 0.5 * (1 + erf(x * sqrt(0.5))) + x * exp(-0.5 * x * x) / sqrt(2 * PI);
+}
+static double gelu_tanh(double x)
+{
+    return 0.5 * x * (1 + tanh(sqrt(2 / PI) * (x + 0.044715 * x * x * x)));
+}
 static double gelu_tanh_grad(double x)
 {
     double k = sqrt(2 / PI), c = 0.044715, t = tanh(k * (x + c * x * x * x));
@@ -110,18 +127,23 @@ static void test_activations(void **unused)
 static void test_power(void **unused)
 {
     (void)unused;
-    static const float special[] = {0, -0.0F, 1, -1, 2, -2, 3, -3, 0.5F, -0.5F, 0.3F, 1e-40F, -1e-40F, 1e-20F, 1e20F, 3e38F, 16777215, 33554432,
-                                    INFINITY, -INFINITY, NAN, 7, 127, -149, 2.5F};
+    static const float special[] = {0,     -0.0F, 1,        -1,       2,        -2,        3,
+                                    -3,    0.5F,  -0.5F,    0.3F,     1e-40F,   -1e-40F,   1e-20F,
+                                    1e20F, 3e38F, 16777215, 33554432, INFINITY, -INFINITY, NAN,
+                                    7,     127,   -149,     2.5F};
     int count = sizeof special / sizeof *special;
     for (int i = 0; i < count; i++)
         for (int j = 0; j < count; j++) {
             float got = tn_pow_f32(special[i], special[j]);
             double expected = pow((double)special[i], (double)special[j]);
-            if (!(ulps(got, expected) <= 4)) fail_msg("pow(%g, %g) is %g, expected %g", (double)special[i], (double)special[j], (double)got, expected);
+            if (!(ulps(got, expected) <= 4))
+                fail_msg("pow(%g, %g) is %g, expected %g", (double)special[i], (double)special[j],
+                         (double)got, expected);
         }
     double worst = 0;
     for (uint32_t i = 1; i < 400000; i++) {
-        float a = from_bits(i * 5347u % 0x7f800000u), b = (float)((int)(i * 2654435761u >> 8) - (1 << 23)) * 0x1p-18F;
+        float a = from_bits(i * 5347u % 0x7f800000u),
+              b = (float)((int)(i * 2654435761u >> 8) - (1 << 23)) * 0x1p-18F;
         worst = fmax(worst, ulps(tn_pow_f32(a, b), pow((double)a, (double)b)));
     }
     if (!(worst <= 4)) fail_msg("pow is off by %.3f ulp", worst);

@@ -540,7 +540,7 @@ static void test_bf16(void **unused)
     assert_true(sqrt(difference) < 1e-4 * sqrt(a));
 }
 
-/* ---- dropout, first values ---------------------------------------------------------------- */
+/* ---- dropout, first values ------------------------------------------------------------------- */
 
 static void test_dropout(void **unused)
 {

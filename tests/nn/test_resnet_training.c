@@ -1,5 +1,6 @@
 /* label: slow
- * A ResNet-18 for 32x32 images learns: generated shapes, and CIFAR-10 images where TENON_DATA has them. */
+ * A ResNet-18 for 32x32 images learns: generated shapes, and CIFAR-10 images where TENON_DATA has
+ * them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -43,12 +44,11 @@ static network build(int64_t steps, double rate)
                               .weight_decay = 5e-4,
                               .schedule = {.kind = TN_COSINE, .warmup = 10, .steps = steps});
     tn_node update = tn_minimise(loss, &sgd);
-    tn_node named =
-        tn_argmax(tn_resnet(testing, images, .classes = CLASSES, .width = WIDTH), 1);
+    tn_node named = tn_argmax(tn_resnet(testing, images, .classes = CLASSES, .width = WIDTH), 1);
     require(tn_compile(&n.step, .graph = graph, .feeds = TN_NODES(images, labels),
                        .fetches = TN_NODES(loss), .updates = update));
-    require(tn_compile(&n.test, .graph = graph, .feeds = TN_NODES(images),
-                       .fetches = TN_NODES(named)));
+    require(
+        tn_compile(&n.test, .graph = graph, .feeds = TN_NODES(images), .fetches = TN_NODES(named)));
     tn_graph_free(graph);
     return n;
 }
@@ -79,23 +79,25 @@ static double accuracy(const network *n, void (*draw)(void *, int64_t, float *, 
 static void draw_shape(void *seed, int64_t index, float *pixels, int32_t *label)
 {
     tn_shapes_image(*(uint64_t *)seed, index, pixels, label);
+    for (int i = 0; i < PIXELS; i++) pixels[i] = (pixels[i] - 0.5f) / 0.25f;
 }
 
 static void test_shapes(void **unused)
 {
     (void)unused;
-    enum { STEPS = 150 };
-    network n = build(STEPS, 0.1);
+    enum { STEPS = 120 };
+    network n = build(STEPS, 0.05);
     float *pixels = malloc((size_t)BATCH * PIXELS * sizeof *pixels), loss = 0;
     for (int step = 0; step < STEPS; step++) {
         int32_t label[BATCH];
         for (int i = 0; i < BATCH; i++)
-            tn_shapes_image(1, (int64_t)step * BATCH + i, pixels + i * PIXELS, &label[i]);
+            draw_shape(&(uint64_t){1}, (int64_t)step * BATCH + i, pixels + i * PIXELS, &label[i]);
         require(tn_run(n.step, (const void *[]){pixels, label}, (void *[]){&loss}));
+        if (step % 40 == 39) printf("step %d: loss %.3f\n", step + 1, (double)loss);
     }
     double share = accuracy(&n, draw_shape, &(uint64_t){2}, 1024, pixels);
     printf("shapes: %.1f%% of 1024 new images after %d steps\n", 100 * share, STEPS);
-    assert_true(share >= 0.9);
+    assert_true(share >= 0.97);
     free(pixels);
     release(&n);
 }
@@ -143,8 +145,7 @@ static void augment(float *pixels, uint64_t draw)
             for (int x = 0; x < 32; x++) {
                 int from_x = (flip ? 31 - x : x) + dx, from_y = y + dy;
                 bool inside = from_x >= 0 && from_x < 32 && from_y >= 0 && from_y < 32;
-                pixels[(c * 32 + y) * 32 + x] =
-                    inside ? copy[(c * 32 + from_y) * 32 + from_x] : 0;
+                pixels[(c * 32 + y) * 32 + x] = inside ? copy[(c * 32 + from_y) * 32 + from_x] : 0;
             }
 }
 
@@ -158,7 +159,8 @@ static void test_cifar(void **unused)
     int64_t count = 0;
     for (int i = 0; i <= FILES; i++) {
         char name[64];
-        snprintf(name, sizeof name, i < FILES ? "data_batch_%d.bin.xz" : "test_batch.bin.xz", i + 1);
+        snprintf(name, sizeof name, i < FILES ? "data_batch_%d.bin.xz" : "test_batch.bin.xz",
+                 i + 1);
         bytes[i] = unpack(name, &size);
         if (!bytes[i]) skip();
         require(tn_cifar_view(bytes[i], (int64_t)size, name, i < FILES ? &part[i] : &test));
@@ -169,8 +171,7 @@ static void test_cifar(void **unused)
     float *pixels = malloc((size_t)BATCH * PIXELS * sizeof *pixels), loss = 0;
     for (int64_t step = 0; step < EPOCHS * batches; step++) {
         int32_t label[BATCH];
-        if (step % batches == 0)
-            tn_random_permutation(3, (uint64_t)(step / batches), count, order);
+        if (step % batches == 0) tn_random_permutation(3, (uint64_t)(step / batches), count, order);
         for (int i = 0; i < BATCH; i++) {
             int64_t index = order[step % batches * BATCH + i];
             draw_cifar(&part[index % FILES], index / FILES % part[index % FILES].count,
@@ -203,7 +204,7 @@ static void test_wrong_files(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_cifar),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_cifar), 
                                        cmocka_unit_test(test_wrong_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

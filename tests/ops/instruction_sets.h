@@ -1,4 +1,5 @@
-/* A test program that runs itself again on the lesser instruction sets: the choice is made once a process, from TENON_ISA. */
+/* A test program that runs itself again on the lesser instruction sets: the choice is made once
+ * a process, from TENON_ISA. */
 #ifndef TN_TESTS_INSTRUCTION_SETS_H
 #define TN_TESTS_INSTRUCTION_SETS_H
 
@@ -21,7 +22,8 @@ static void test_other_instruction_sets(void **unused)
         }
         int status;
         assert_true(child > 0 && waitpid(child, &status, 0) == child);
-        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail_msg("the tests fail with TENON_ISA=%s", sets[i]);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            fail_msg("the tests fail with TENON_ISA=%s", sets[i]);
     }
 }
 

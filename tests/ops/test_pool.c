@@ -39,6 +39,21 @@ static check_case case_of(const pool_case *o, const char *name)
     return c;
 }
 
+/* Numbers that differ from one another (at a tie, differences see half a derivative) and that bf16 holds exactly: up to 512 of them. */
+static double *distinct(tn_shape shape, uint64_t seed)
+{
+    int64_t count = tn_shape_size(shape);
+    double *value = calloc((size_t)count + 1, sizeof *value);
+    for (int64_t i = 0; i < count; i++) value[i] = (double)(i - count / 2) / 128;
+    for (int64_t i = count - 1; i > 0; i--) {
+        int64_t other = (int64_t)tn_random_below(9, seed, (uint64_t)i, (uint64_t)i + 1);
+        double moved = value[i];
+        value[i] = value[other];
+        value[other] = moved;
+    }
+    return value;
+}
+
 static const pool_case cases[] = {
     {1, 2, 3, {10}, {.kernel = {2}}, false},
     {1, 2, 3, {11}, {.kernel = {3}, .stride = {2}, .pad_before = {1}, .pad_after = {2}}, false},
@@ -64,18 +79,22 @@ static void test_pools(void **unused)
             char name[40];
             snprintf(name, sizeof name, "%s %zu", kind == 0 ? "max_pool" : kind == 1 ? "average_pool" : "average_pool with padding", i);
             check_case c = case_of(&o, name);
+            double *values = distinct(c.in[0].shape, i);
+            c.in[0].values = values;
             check_run(&c, 10 * i);
             c.build = build_squared;
             c.second_order = true;
             c.bf16 = false;
             check_run(&c, 10 * i + 1);
-            if (o.space < 2) continue;
-            c.build = build_turned;
-            c.second_order = false;
-            int64_t last = c.in[0].shape.dim[1 + o.space];
-            c.in[0].shape.dim[1 + o.space] = c.in[0].shape.dim[o.space];
-            c.in[0].shape.dim[o.space] = last;
-            check_backend(&c, TN_F32, i, 1e-5);
+            if (o.space > 1) {
+                c.build = build_turned;
+                c.second_order = false;
+                int64_t last = c.in[0].shape.dim[1 + o.space];
+                c.in[0].shape.dim[1 + o.space] = c.in[0].shape.dim[o.space];
+                c.in[0].shape.dim[o.space] = last;
+                check_backend(&c, TN_F32, i, 1e-5);
+            }
+            free(values);
         }
 }
 

@@ -1,15 +1,16 @@
-/* Batch and group norm: moments of every channel, joined over samples (batch) or over the channels of a group (group), then one
- * pass that writes y. Backward: two sums of every channel, joined the same way, then one pass that writes d_x.
+/* Batch and group norm: moments of every channel, joined over samples (batch) or over the
+ * channels of a group (group), then one pass that writes y. Backward: two sums of every channel,
+ * joined the same way, then one pass that writes d_x.
  *
- * x is read twice forward, x and d_y twice backward. A ReLU behind a batch norm costs no pass: forward it is part of the store,
- * backward its sign is found again from x. */
+ * x is read twice forward, x and d_y twice backward. A ReLU behind a batch norm costs no pass:
+ * forward it is part of the store, backward its sign is found again from x. */
 #include <math.h>
 
 #include "cpu/simd/channel_passes.h"
 #include "cpu/simd/dense_layout.h"
 #include "graph/norm.h"
 
-/* ---- layouts, workspace, reference ------------------------------------------------------------------------------- */
+/* ---- layouts, workspace, reference ----------------------------------------------------------- */
 
 static void batch_norm_layouts(const tn_step *step, tn_layout *in, tn_layout *out)
 {
@@ -32,7 +33,8 @@ static tn_status reference(const tn_step *step, void *const *in, void *const *ou
     return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
 }
 
-/* Arrays of floats, laid one behind the other in the workspace; counts alone when there is none yet. */
+/* Arrays of floats, laid one behind the other in the workspace; counts alone when there is none
+ * yet. */
 typedef struct stack {
     float *base;
     int64_t used;
@@ -66,7 +68,8 @@ static tn_status prepare(tn_step *step)
 {
     const tn_operand *x = &step->in[0];
     if (x->dtype == TN_F64) return TN_OK;
-    if (!tn_vec_has(x->dtype)) return tn_fail(TN_UNSUPPORTED, "%s of %s", step->op->name, tn_dtype_name(x->dtype));
+    if (!tn_vec_has(x->dtype))
+        return tn_fail(TN_UNSUPPORTED, "%s of %s", step->op->name, tn_dtype_name(x->dtype));
     bool batch = step->op->id == TN_OP_BATCH_NORM || step->op->id == TN_OP_BATCH_NORM_GRAD;
     tn_channels g = tn_channels_of(x, batch);
     stack sizes = {NULL, 0};
@@ -75,7 +78,7 @@ static tn_status prepare(tn_step *step)
     return TN_OK;
 }
 
-/* ---- batch norm --------------------------------------------------------------------------------------------------- */
+/* ---- batch norm ------------------------------------------------------------------------------ */
 
 /* Forward and backward must come to the same bits, or a ReLU's sign could differ. */
 static inline float inverse_deviation(float variance, double epsilon)
@@ -83,7 +86,8 @@ static inline float inverse_deviation(float variance, double epsilon)
     return 1 / sqrtf(variance + (float)epsilon);
 }
 
-static tn_status run_batch_norm(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status run_batch_norm(const tn_step *step, void *const *in, void *const *out,
+                                void *workspace)
 {
     const tn_operand *x = &step->in[0];
     if (x->dtype == TN_F64) return reference(step, in, out, workspace);
@@ -97,13 +101,18 @@ static tn_status run_batch_norm(const tn_step *step, void *const *in, void *cons
     tn_moments_pass moments = {.g = &g, .x = in[0], .mean = s.first, .square = s.second};
     tn_moments_run(&moments);
     int64_t count = g.flat ? x->dim[0] * g.rows : g.rows;
-    if (g.flat && count > 0) tn_moments_join(x->dim[0], g.rows, count, x->dim[1], s.first, s.second, s.first, s.second);
+    if (g.flat && count > 0)
+        tn_moments_join(x->dim[0], g.rows, count, x->dim[1], s.first, s.second, s.first, s.second);
     for (int64_t c = 0; c < x->dim[1]; c++) {
         mean[c] = count > 0 ? s.first[c] : 0;
         variance[c] = count > 0 ? s.second[c] / (float)count : 0;
         s.value[0][c] = scale[c] * inverse_deviation(variance[c], a->epsilon);
     }
-    tn_apply_pass apply = {.g = &g, .x = in[0], .y = out[0], .residual = a->has_residual ? in[3] : NULL, .relu = a->activation == TN_OP_RELU};
+    tn_apply_pass apply = {.g = &g,
+                           .x = in[0],
+                           .y = out[0],
+                           .residual = a->has_residual ? in[3] : NULL,
+                           .relu = a->activation == TN_OP_RELU};
     apply.mean = tn_channels_spread(&g, mean, s.spread[0]);
     apply.factor = tn_channels_spread(&g, s.value[0], s.spread[1]);
     apply.shift = tn_channels_spread(&g, shift, s.spread[2]);
@@ -111,7 +120,8 @@ static tn_status run_batch_norm(const tn_step *step, void *const *in, void *cons
     return TN_OK;
 }
 
-static tn_status run_batch_norm_grad(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status run_batch_norm_grad(const tn_step *step, void *const *in, void *const *out,
+                                     void *workspace)
 {
     const tn_operand *x = &step->in[0];
     if (x->dtype == TN_F64) return reference(step, in, out, workspace);
@@ -122,8 +132,15 @@ static tn_status run_batch_norm_grad(const tn_step *step, void *const *in, void 
     stack memory = {workspace, 0};
     scratch s = cut(&memory, &g, x->dim[1]);
 
-    for (int64_t c = 0; c < x->dim[1]; c++) s.value[0][c] = scale[c] * inverse_deviation(variance[c], a->epsilon);
-    tn_gradient_pass pass = {.g = &g, .x = in[0], .d_y = in[1], .d_x = out[0], .relu = a->activation == TN_OP_RELU, .sum = s.first, .product = s.second};
+    for (int64_t c = 0; c < x->dim[1]; c++)
+        s.value[0][c] = scale[c] * inverse_deviation(variance[c], a->epsilon);
+    tn_gradient_pass pass = {.g = &g,
+                             .x = in[0],
+                             .d_y = in[1],
+                             .d_x = out[0],
+                             .relu = a->activation == TN_OP_RELU,
+                             .sum = s.first,
+                             .product = s.second};
     pass.mean = tn_channels_spread(&g, mean, s.spread[0]);
     pass.factor = tn_channels_spread(&g, s.value[0], s.spread[1]);
     pass.shift = tn_channels_spread(&g, shift, s.spread[2]);
@@ -146,7 +163,7 @@ static tn_status run_batch_norm_grad(const tn_step *step, void *const *in, void 
     return TN_OK;
 }
 
-/* ---- group norm: values are [B, C] --------------------------------------------------------------------------------- */
+/* ---- group norm: values are [B, C] ----------------------------------------------------------- */
 
 typedef struct groups {
     int64_t batch, channels, groups, each; /* each: channels of a group */
@@ -157,14 +174,18 @@ typedef struct groups {
 static groups groups_of(const tn_step *step, const tn_channels *g)
 {
     const tn_norm_attribute *a = step->attribute;
-    groups n = {.batch = step->in[0].dim[0], .channels = step->in[0].dim[1], .groups = a->groups, .per_sample = a->per_sample};
+    groups n = {.batch = step->in[0].dim[0],
+                .channels = step->in[0].dim[1],
+                .groups = a->groups,
+                .per_sample = a->per_sample};
     n.each = n.channels / n.groups;
     n.count = (double)n.each * (double)g->rows;
     return n;
 }
 
 /* Statistics of the `each` channels whose moments these are, S elements a channel. */
-static void group_statistics(const groups *n, int64_t space, const float *mean, const float *square, double epsilon, float *to_mean, float *to_rstd)
+static void group_statistics(const groups *n, int64_t space, const float *mean, const float *square,
+                             double epsilon, float *to_mean, float *to_rstd)
 {
     double sum = 0, deviation = 0;
     for (int64_t c = 0; c < n->each; c++) sum += (double)mean[c];
@@ -183,12 +204,14 @@ static int64_t group_parameter(const groups *n, int64_t group)
     return n->per_sample ? group * n->each : group % n->groups * n->each;
 }
 
-static tn_status run_group_norm(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status run_group_norm(const tn_step *step, void *const *in, void *const *out,
+                                void *workspace)
 {
     const tn_operand *x = &step->in[0];
     if (x->dtype == TN_F64) return reference(step, in, out, workspace);
     const tn_norm_attribute *a = step->attribute;
-    const float *scale = a->has_scale ? in[1] : NULL, *shift = a->has_shift ? in[1 + a->has_scale] : NULL;
+    const float *scale = a->has_scale ? in[1] : NULL,
+                *shift = a->has_shift ? in[1 + a->has_scale] : NULL;
     float *mean = out[1], *rstd = out[2];
     tn_channels g = tn_channels_of(x, false);
     groups n = groups_of(step, &g);
@@ -199,8 +222,10 @@ static tn_status run_group_norm(const tn_step *step, void *const *in, void *cons
     tn_moments_run(&moments);
     for (int64_t group = 0; group < n.batch * n.groups; group++) {
         int64_t first = group * n.each, parameter = group_parameter(&n, group);
-        group_statistics(&n, g.rows, s.first + first, s.second + first, a->epsilon, &mean[group], &rstd[group]);
-        float *to_mean = s.value[0] + first, *factor = s.value[1] + first, *offset = s.value[2] + first;
+        group_statistics(&n, g.rows, s.first + first, s.second + first, a->epsilon, &mean[group],
+                         &rstd[group]);
+        float *to_mean = s.value[0] + first, *factor = s.value[1] + first,
+              *offset = s.value[2] + first;
         for (int64_t c = 0; c < n.each; c++) {
             to_mean[c] = mean[group];
             factor[c] = scale ? scale[parameter + c] * rstd[group] : rstd[group];
@@ -216,7 +241,8 @@ static tn_status run_group_norm(const tn_step *step, void *const *in, void *cons
 }
 
 /* d_scale and d_shift from the sums [B, C]; product is overwritten by product rstd. */
-static void group_parameters(const groups *n, const float *sum, float *product, const float *rstd, float *d_scale, float *d_shift)
+static void group_parameters(const groups *n, const float *sum, float *product, const float *rstd,
+                             float *d_scale, float *d_shift)
 {
     for (int64_t group = 0; group < n->batch * n->groups; group++)
         for (int64_t i = group * n->each; i < (group + 1) * n->each; i++) product[i] *= rstd[group];
@@ -229,7 +255,8 @@ static void group_parameters(const groups *n, const float *sum, float *product, 
     tn_sums_join(n->batch, n->channels, sum, d_shift);
 }
 
-static tn_status run_group_norm_grad(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status run_group_norm_grad(const tn_step *step, void *const *in, void *const *out,
+                                     void *workspace)
 {
     const tn_operand *x = &step->in[0];
     if (x->dtype == TN_F64) return reference(step, in, out, workspace);
@@ -248,7 +275,8 @@ static tn_status run_group_norm_grad(const tn_step *step, void *const *in, void 
             factor[c] = scale ? scale[parameter + c] * rstd[group] : rstd[group];
         }
     }
-    tn_gradient_pass pass = {.g = &g, .x = in[0], .d_y = in[1], .d_x = out[0], .sum = s.first, .product = s.second};
+    tn_gradient_pass pass = {
+        .g = &g, .x = in[0], .d_y = in[1], .d_x = out[0], .sum = s.first, .product = s.second};
     pass.mean = tn_channels_spread(&g, s.value[0], s.spread[0]);
     pass.factor = tn_channels_spread(&g, s.value[1], s.spread[1]);
     tn_sums_run(&pass);
@@ -258,7 +286,8 @@ static tn_status run_group_norm_grad(const tn_step *step, void *const *in, void 
             sum += (double)(s.value[1][i] * s.first[i]);
             product += (double)(s.value[1][i] * s.second[i]);
         }
-        float offset = (float)(sum / n.count), slope = (float)(product / n.count * (double)rstd[group] * (double)rstd[group]);
+        float offset = (float)(sum / n.count),
+              slope = (float)(product / n.count * (double)rstd[group] * (double)rstd[group]);
         for (int64_t i = group * n.each; i < (group + 1) * n.each; i++) {
             s.value[2][i] = offset;
             s.value[3][i] = slope;
@@ -274,10 +303,20 @@ static tn_status run_group_norm_grad(const tn_step *step, void *const *in, void 
 void TN_ISA(tn_cpu_batch_norm)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_batch_norm)(tn_kernel_table *table)
 {
-    static const tn_kernel batch = {.layouts = batch_norm_layouts, .in_place = 1 | 8, .prepare = prepare, .run = run_batch_norm};
-    static const tn_kernel group = {.layouts = group_norm_layouts, .in_place = 1, .prepare = prepare, .run = run_group_norm};
-    static const tn_kernel batch_grad = {.layouts = gradient_layouts, .in_place = 1 | 2, .prepare = prepare, .run = run_batch_norm_grad};
-    static const tn_kernel group_grad = {.layouts = gradient_layouts, .in_place = 1 | 2, .prepare = prepare, .run = run_group_norm_grad};
+    static const tn_kernel batch = {.layouts = batch_norm_layouts,
+                                    .in_place = 1 | 8,
+                                    .prepare = prepare,
+                                    .run = run_batch_norm};
+    static const tn_kernel group = {
+        .layouts = group_norm_layouts, .in_place = 1, .prepare = prepare, .run = run_group_norm};
+    static const tn_kernel batch_grad = {.layouts = gradient_layouts,
+                                         .in_place = 1 | 2,
+                                         .prepare = prepare,
+                                         .run = run_batch_norm_grad};
+    static const tn_kernel group_grad = {.layouts = gradient_layouts,
+                                         .in_place = 1 | 2,
+                                         .prepare = prepare,
+                                         .run = run_group_norm_grad};
     table->kernel[TN_OP_BATCH_NORM] = &batch;
     table->kernel[TN_OP_BATCH_NORM_GRAD] = &batch_grad;
     table->kernel[TN_OP_GROUP_NORM] = &group;

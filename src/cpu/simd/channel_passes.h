@@ -1,11 +1,14 @@
-/* Passes over x [B, C, S...] that treat every channel on its own: what batch and group norm are made of.
+/* Passes over x [B, C, S...] that treat every channel on its own: what batch and group norm are
+ * made of.
  *
- * x is seen as P samples of N rows of C channels. Channels-last: batch norm is one sample of B*S rows, group norm B samples of S
- * rows. Row-major ("flat"): every plane of S elements is a sample with one channel. Few channels are repeated side by side R
- * times, so that a row of W = R*C fills whole vectors; the R copies of a channel are folded at the end.
+ * x is seen as P samples of N rows of C channels. Channels-last: batch norm is one sample of B*S
+ * rows, group norm B samples of S rows. Row-major ("flat"): every plane of S elements is a
+ * sample with one channel. Few channels are repeated side by side R times, so that a row of W =
+ * R*C fills whole vectors; the R copies of a channel are folded at the end.
  *
- * Work is cut into `chunks` per sample, from the shape alone; each leaves one row of partial results, and these are joined in
- * their order. Coefficients per channel come in `sets` of W (flat: of 1): sample p uses set p % sets. */
+ * Work is cut into `chunks` per sample, from the shape alone; each leaves one row of partial
+ * results, and these are joined in their order. Coefficients per channel come in `sets` of W
+ * (flat: of 1): sample p uses set p % sets. */
 #ifndef TN_CPU_SIMD_CHANNEL_PASSES_H
 #define TN_CPU_SIMD_CHANNEL_PASSES_H
 
@@ -40,11 +43,14 @@ static inline tn_channels tn_channels_of(const tn_operand *x, bool one_sample)
     int64_t even = 1;
     while (g.channels * even % 16) even *= 2; /* whole vectors */
     g.repeat = 1;
-    if (g.channels > 0 && g.channels * even <= TN_WIDEST_REPEAT) g.repeat = g.channels * even < 64 ? even * (64 / (g.channels * even)) : even;
+    if (g.channels > 0 && g.channels * even <= TN_WIDEST_REPEAT)
+        g.repeat = g.channels * even < 64 ? even * (64 / (g.channels * even)) : even;
     g.width = g.channels * g.repeat;
-    int64_t elements = g.rows * g.channels, most = g.samples > 0 ? 64 / g.samples : 1, wanted = elements / 16384 + 1;
+    int64_t elements = g.rows * g.channels, most = g.samples > 0 ? 64 / g.samples : 1,
+            wanted = elements / 16384 + 1;
     g.chunks = wanted < most ? wanted : most > 1 ? most : 1;
-    int64_t wide_rows = (g.rows + g.repeat - 1) / g.repeat, each = (wide_rows + g.chunks - 1) / g.chunks;
+    int64_t wide_rows = (g.rows + g.repeat - 1) / g.repeat,
+            each = (wide_rows + g.chunks - 1) / g.chunks;
     g.chunk_rows = (each > 0 ? each : 1) * g.repeat;
     g.chunks = g.rows > 0 ? (g.rows + g.chunk_rows - 1) / g.chunk_rows : 1;
     g.block_rows = g.width > 0 ? 16384 / g.width : 64;
@@ -71,53 +77,66 @@ static inline int64_t tn_chunk_size(int64_t chunk, int64_t each, int64_t all)
     return rest < each ? rest : each;
 }
 
-/* Values per channel [sets][C] as coefficients [sets][W]: the same array, or `storage` with every row repeated R times. */
-static inline const float *tn_channels_spread(const tn_channels *g, const float *value, float *storage)
+/* Values per channel [sets][C] as coefficients [sets][W]: the same array, or `storage` with
+ * every row repeated R times. */
+static inline const float *tn_channels_spread(const tn_channels *g, const float *value,
+                                              float *storage)
 {
     if (g->flat || g->repeat == 1) return value;
     for (int64_t row = 0; row < g->sets * g->repeat; row++)
-        memcpy(storage + row * g->channels, value + row / g->repeat * g->channels, (size_t)g->channels * sizeof *storage);
+        memcpy(storage + row * g->channels, value + row / g->repeat * g->channels,
+               (size_t)g->channels * sizeof *storage);
     return storage;
 }
 
 /* A chunk as blocks of rows of W; the last may be one row of fewer columns. */
 typedef struct tn_walk {
-    int64_t sample, set, first;   /* element of the chunk's first row */
-    int64_t wide, extra;          /* whole rows of W, columns of the row behind them */
-    int64_t row, rows, columns;   /* the present block */
+    int64_t sample, set, first; /* element of the chunk's first row */
+    int64_t wide, extra;        /* whole rows of W, columns of the row behind them */
+    int64_t row, rows, columns; /* the present block */
 } tn_walk;
 
 static inline tn_walk tn_walk_begin(const tn_channels *g, int64_t task)
 {
-    int64_t sample = task / g->chunks, chunk = task % g->chunks, rows = tn_chunk_size(chunk, g->chunk_rows, g->rows);
-    return (tn_walk){.sample = sample, .set = sample % g->sets, .first = (sample * g->rows + chunk * g->chunk_rows) * g->channels,
-                     .wide = rows / g->repeat, .extra = rows % g->repeat * g->channels};
+    int64_t sample = task / g->chunks, chunk = task % g->chunks,
+            rows = tn_chunk_size(chunk, g->chunk_rows, g->rows);
+    return (tn_walk){.sample = sample,
+                     .set = sample % g->sets,
+                     .first = (sample * g->rows + chunk * g->chunk_rows) * g->channels,
+                     .wide = rows / g->repeat,
+                     .extra = rows % g->repeat * g->channels};
 }
 
 static inline bool tn_walk_next(const tn_channels *g, tn_walk *w)
 {
     w->row += w->rows;
     w->columns = w->row < w->wide ? g->width : w->extra;
-    w->rows = w->row >= w->wide ? 1 : w->wide - w->row < g->block_rows ? w->wide - w->row : g->block_rows;
+    w->rows = w->row >= w->wide                  ? 1
+              : w->wide - w->row < g->block_rows ? w->wide - w->row
+                                                 : g->block_rows;
     return w->row < w->wide + (w->extra > 0);
 }
 
 /* Where the present block begins in an array. */
-static inline void *tn_walk_at(const tn_channels *g, const tn_walk *w, tn_dtype dtype, const void *x)
+static inline void *tn_walk_at(const tn_channels *g, const tn_walk *w, tn_dtype dtype,
+                               const void *x)
 {
-    return (unsigned char *)(uintptr_t)x + (size_t)(w->first + w->row * g->width) * (dtype == TN_F32 ? 4 : 2);
+    return (unsigned char *)(uintptr_t)x +
+           (size_t)(w->first + w->row * g->width) * (dtype == TN_F32 ? 4 : 2);
 }
 
-/* Calls function(count, first, ...) for columns 0 .. columns-1: four vectors at a time, then one, then a part of one. */
-#define TN_EACH_COLUMN_GROUP(columns, function, ...)                                                         \
-    do {                                                                                                     \
-        int64_t at_ = 0, columns_ = (columns);                                                               \
-        for (; at_ + 4 * TN_VEC <= columns_; at_ += 4 * TN_VEC) function(4, TN_VEC, at_, __VA_ARGS__);       \
-        for (; at_ + TN_VEC <= columns_; at_ += TN_VEC) function(1, TN_VEC, at_, __VA_ARGS__);               \
-        if (at_ < columns_) function(1, (int)(columns_ - at_), at_, __VA_ARGS__);                            \
+/* Calls function(count, first, ...) for columns 0 .. columns-1: four vectors at a time, then
+ * one, then a part of one. */
+#define TN_EACH_COLUMN_GROUP(columns, function, ...)                                               \
+    do {                                                                                           \
+        int64_t at_ = 0, columns_ = (columns);                                                     \
+        for (; at_ + 4 * TN_VEC <= columns_; at_ += 4 * TN_VEC)                                    \
+            function(4, TN_VEC, at_, __VA_ARGS__);                                                 \
+        for (; at_ + TN_VEC <= columns_; at_ += TN_VEC) function(1, TN_VEC, at_, __VA_ARGS__);     \
+        if (at_ < columns_) function(1, (int)(columns_ - at_), at_, __VA_ARGS__);                  \
     } while (0)
 
-/* ---- moments: mean and sum of squared deviations ------------------------------------------------------------------ */
+/* ---- moments: mean and sum of squared deviations --------------------------------------------- */
 
 typedef struct tn_moments_pass {
     const tn_channels *g;
@@ -125,15 +144,18 @@ typedef struct tn_moments_pass {
     float *mean, *square; /* [P * chunks][C] */
 } tn_moments_pass;
 
-/* A block of rows is summed (as differences from its first row), then its deviations from its own mean are (it is in L1 by then),
- * and the result joins what `before` rows gave (Chan et al. 1979): accurate however far the mean lies from 0. */
-TN_VEC_INLINE void tn_moments_columns(int vectors, int count, int64_t at, const void *x, int64_t rows, int64_t stride, int64_t before,
-                                      float *mean, float *square, tn_dtype dtype)
+/* A block of rows is summed (as differences from its first row), then its deviations from its
+ * own mean are (it is in L1 by then), and the result joins what `before` rows gave (Chan et al.
+ * 1979): accurate however far the mean lies from 0. */
+TN_VEC_INLINE void tn_moments_columns(int vectors, int count, int64_t at, const void *x,
+                                      int64_t rows, int64_t stride, int64_t before, float *mean,
+                                      float *square, tn_dtype dtype)
 {
     tn_vec first[4], sum[4] = {{0}}, deviation[4] = {{0}};
     for (int v = 0; v < vectors; v++) first[v] = tn_vec_get(dtype, x, at + v * TN_VEC, count);
     for (int64_t r = 1; r < rows; r++)
-        for (int v = 0; v < vectors; v++) sum[v] += tn_vec_get(dtype, x, r * stride + at + v * TN_VEC, count) - first[v];
+        for (int v = 0; v < vectors; v++)
+            sum[v] += tn_vec_get(dtype, x, r * stride + at + v * TN_VEC, count) - first[v];
     for (int v = 0; v < vectors; v++) sum[v] = first[v] + sum[v] * (1 / (float)rows);
     for (int64_t r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
@@ -144,7 +166,8 @@ TN_VEC_INLINE void tn_moments_columns(int vectors, int count, int64_t at, const 
         if (before) {
             tn_vec old = tn_vec_get(TN_F32, mean, at + v * TN_VEC, count), delta = sum[v] - old;
             float weight = (float)rows / (float)(before + rows);
-            deviation[v] += tn_vec_get(TN_F32, square, at + v * TN_VEC, count) + delta * delta * ((float)before * weight);
+            deviation[v] += tn_vec_get(TN_F32, square, at + v * TN_VEC, count) +
+                            delta * delta * ((float)before * weight);
             sum[v] = old + delta * weight;
         }
         tn_vec_put(TN_F32, mean, at + v * TN_VEC, sum[v], count);
@@ -152,19 +175,27 @@ TN_VEC_INLINE void tn_moments_columns(int vectors, int count, int64_t at, const 
     }
 }
 
-/* The same for one channel (a flat sample), whose W columns are whole vectors: their moments side by side in lanes. */
-TN_VEC_INLINE void tn_moments_fold_flat(const tn_channels *g, int64_t wide, int64_t extra, const float *mean, const float *square, float *to_mean,
+/* The same for one channel (a flat sample), whose W columns are whole vectors: their moments
+ * side by side in lanes. */
+TN_VEC_INLINE void tn_moments_fold_flat(const tn_channels *g, int64_t wide, int64_t extra,
+                                        const float *mean, const float *square, float *to_mean,
                                         float *to_square)
 {
     float count = (float)(wide * g->width + extra), first = mean[0];
     tn_vec sum = {0}, deviation = {0};
     for (int64_t w = 0; w < g->width; w += TN_VEC) {
-        tn_vec one_more = tn_vec_keep(tn_vec_first(extra <= w ? 0 : extra - w < TN_VEC ? (int)(extra - w) : TN_VEC), tn_vec_all(1));
+        tn_vec one_more = tn_vec_keep(tn_vec_first(extra <= w           ? 0
+                                                   : extra - w < TN_VEC ? (int)(extra - w)
+                                                                        : TN_VEC),
+                                      tn_vec_all(1));
         sum += (one_more + (float)wide) * (tn_vec_load(TN_F32, mean, w) - first);
     }
     float all = first + tn_vec_sum(sum) / count;
     for (int64_t w = 0; w < g->width; w += TN_VEC) {
-        tn_vec one_more = tn_vec_keep(tn_vec_first(extra <= w ? 0 : extra - w < TN_VEC ? (int)(extra - w) : TN_VEC), tn_vec_all(1));
+        tn_vec one_more = tn_vec_keep(tn_vec_first(extra <= w           ? 0
+                                                   : extra - w < TN_VEC ? (int)(extra - w)
+                                                                        : TN_VEC),
+                                      tn_vec_all(1));
         tn_vec delta = tn_vec_load(TN_F32, mean, w) - all;
         deviation += tn_vec_load(TN_F32, square, w) + (one_more + (float)wide) * (delta * delta);
     }
@@ -173,13 +204,17 @@ TN_VEC_INLINE void tn_moments_fold_flat(const tn_channels *g, int64_t wide, int6
 }
 
 /* W columns, of which column w has seen `wide` rows and one more where w < extra, to C channels. */
-static __attribute__((noinline, unused)) void tn_moments_fold(const tn_channels *g, int64_t wide, int64_t extra, const float *mean, const float *square,
-                                                              float *to_mean, float *to_square)
+static __attribute__((noinline, unused)) void tn_moments_fold(const tn_channels *g, int64_t wide,
+                                                              int64_t extra, const float *mean,
+                                                              const float *square, float *to_mean,
+                                                              float *to_square)
 {
     float sum[TN_WIDEST_REPEAT] = {0}, deviation[TN_WIDEST_REPEAT] = {0};
     float count = (float)(wide * g->repeat + extra / g->channels);
-    for (int64_t w = 0; w < g->width; w += g->channels) /* extra is a whole number of rows of channels */
-        for (int64_t c = 0; c < g->channels; c++) sum[c] += (float)(wide + (w < extra)) * (mean[w + c] - mean[c]);
+    for (int64_t w = 0; w < g->width;
+         w += g->channels) /* extra is a whole number of rows of channels */
+        for (int64_t c = 0; c < g->channels; c++)
+            sum[c] += (float)(wide + (w < extra)) * (mean[w + c] - mean[c]);
     for (int64_t c = 0; c < g->channels; c++) to_mean[c] = mean[c] + sum[c] / count;
     for (int64_t w = 0; w < g->width; w += g->channels)
         for (int64_t c = 0; c < g->channels; c++) {
@@ -193,26 +228,35 @@ TN_VEC_INLINE void tn_moments_chunk(const tn_moments_pass *pass, int64_t task, t
 {
     const tn_channels *g = pass->g;
     float local_mean[TN_WIDEST_REPEAT] = {0}, local_square[TN_WIDEST_REPEAT] = {0};
-    float *to_mean = pass->mean + task * g->channels, *to_square = pass->square + task * g->channels;
-    float *mean = g->repeat > 1 ? local_mean : to_mean, *square = g->repeat > 1 ? local_square : to_square;
+    float *to_mean = pass->mean + task * g->channels,
+          *to_square = pass->square + task * g->channels;
+    float *mean = g->repeat > 1 ? local_mean : to_mean,
+          *square = g->repeat > 1 ? local_square : to_square;
     tn_walk w = tn_walk_begin(g, task);
     while (tn_walk_next(g, &w)) {
         const void *x = tn_walk_at(g, &w, dtype, pass->x);
-        TN_EACH_COLUMN_GROUP(w.columns, tn_moments_columns, x, w.rows, g->width, w.row, mean, square, dtype);
+        TN_EACH_COLUMN_GROUP(w.columns, tn_moments_columns, x, w.rows, g->width, w.row, mean,
+                             square, dtype);
     }
-    if (g->channels == 1) tn_moments_fold_flat(g, w.wide, w.extra, mean, square, to_mean, to_square);
+    if (g->channels == 1)
+        tn_moments_fold_flat(g, w.wide, w.extra, mean, square, to_mean, to_square);
     else if (g->repeat > 1) tn_moments_fold(g, w.wide, w.extra, mean, square, to_mean, to_square);
 }
 
 static void tn_moments_body(void *context, int64_t begin, int64_t end)
 {
     const tn_moments_pass *pass = context;
-    for (int64_t task = begin; task < end; task++) TN_FOR_FLOAT(pass->g->dtype, tn_moments_chunk, pass, task);
+    for (int64_t task = begin; task < end; task++)
+        TN_FOR_FLOAT(pass->g->dtype, tn_moments_chunk, pass, task);
 }
 
-/* `parts` rows of moments [parts][columns], of each, each, ..., the rest of `all` elements, to one. May lie over the first part. */
-static __attribute__((noinline, unused)) void tn_moments_join(int64_t parts, int64_t each, int64_t all, int64_t columns, const float *mean, const float *square,
-                                   float *to_mean, float *to_square)
+/* `parts` rows of moments [parts][columns], of each, each, ..., the rest of `all` elements, to
+ * one. May lie over the first part. */
+static __attribute__((noinline, unused)) void tn_moments_join(int64_t parts, int64_t each,
+                                                              int64_t all, int64_t columns,
+                                                              const float *mean,
+                                                              const float *square, float *to_mean,
+                                                              float *to_square)
 {
     for (int64_t first = 0; first < columns; first += 64) {
         double sum[64] = {0}, deviation[64] = {0};
@@ -249,11 +293,12 @@ static inline void tn_moments_run(tn_moments_pass *pass)
     if (g->chunks == 1) return;
     for (int64_t p = 0; p < g->samples; p++) {
         int64_t from = p * g->chunks * g->channels, to = p * g->channels;
-        tn_moments_join(g->chunks, g->chunk_rows, g->rows, g->channels, pass->mean + from, pass->square + from, pass->mean + to, pass->square + to);
+        tn_moments_join(g->chunks, g->chunk_rows, g->rows, g->channels, pass->mean + from,
+                        pass->square + from, pass->mean + to, pass->square + to);
     }
 }
 
-/* ---- y = activation((x - mean) factor + shift + residual) ---------------------------------------------------------- */
+/* ---- y = activation((x - mean) factor + shift + residual) ------------------------------------ */
 
 typedef struct tn_apply_pass {
     const tn_channels *g;
@@ -264,13 +309,15 @@ typedef struct tn_apply_pass {
 } tn_apply_pass;
 
 /* Set `set` of a coefficient for the columns at `at`. */
-TN_VEC_INLINE tn_vec tn_coefficient(const tn_channels *g, const float *value, int64_t set, int64_t at, int count)
+TN_VEC_INLINE tn_vec tn_coefficient(const tn_channels *g, const float *value, int64_t set,
+                                    int64_t at, int count)
 {
     return g->flat ? tn_vec_all(value[set]) : tn_vec_get(TN_F32, value + set * g->width, at, count);
 }
 
-TN_VEC_INLINE void tn_apply_columns(int vectors, int count, int64_t at, const tn_apply_pass *pass, bool residual, bool relu, int64_t set,
-                                    const void *x, const void *beside, void *y, int64_t rows, tn_dtype dtype)
+TN_VEC_INLINE void tn_apply_columns(int vectors, int count, int64_t at, const tn_apply_pass *pass,
+                                    bool residual, bool relu, int64_t set, const void *x,
+                                    const void *beside, void *y, int64_t rows, tn_dtype dtype)
 {
     const tn_channels *g = pass->g;
     tn_vec mean[4], factor[4], shift[4];
@@ -289,14 +336,17 @@ TN_VEC_INLINE void tn_apply_columns(int vectors, int count, int64_t at, const tn
         }
 }
 
-TN_VEC_INLINE void tn_apply_rows(const tn_apply_pass *pass, int64_t task, bool residual, bool relu, tn_dtype dtype)
+TN_VEC_INLINE void tn_apply_rows(const tn_apply_pass *pass, int64_t task, bool residual, bool relu,
+                                 tn_dtype dtype)
 {
     const tn_channels *g = pass->g;
     tn_walk w = tn_walk_begin(g, task);
     while (tn_walk_next(g, &w)) {
-        const void *x = tn_walk_at(g, &w, dtype, pass->x), *beside = residual ? tn_walk_at(g, &w, dtype, pass->residual) : NULL;
+        const void *x = tn_walk_at(g, &w, dtype, pass->x),
+                   *beside = residual ? tn_walk_at(g, &w, dtype, pass->residual) : NULL;
         void *y = tn_walk_at(g, &w, dtype, pass->y);
-        TN_EACH_COLUMN_GROUP(w.columns, tn_apply_columns, pass, residual, relu, w.set, x, beside, y, w.rows, dtype);
+        TN_EACH_COLUMN_GROUP(w.columns, tn_apply_columns, pass, residual, relu, w.set, x, beside, y,
+                             w.rows, dtype);
     }
 }
 
@@ -311,21 +361,24 @@ TN_VEC_INLINE void tn_apply_chunk(const tn_apply_pass *pass, int64_t task, tn_dt
 static void tn_apply_body(void *context, int64_t begin, int64_t end)
 {
     const tn_apply_pass *pass = context;
-    for (int64_t task = begin; task < end; task++) TN_FOR_FLOAT(pass->g->dtype, tn_apply_chunk, pass, task);
+    for (int64_t task = begin; task < end; task++)
+        TN_FOR_FLOAT(pass->g->dtype, tn_apply_chunk, pass, task);
 }
 
 static inline void tn_apply_run(tn_apply_pass *pass)
 {
     const tn_channels *g = pass->g;
-    if (g->rows > 0) tn_parallel(g->samples * g->chunks, g->small ? INT64_MAX : 0, tn_apply_body, pass);
+    if (g->rows > 0)
+        tn_parallel(g->samples * g->chunks, g->small ? INT64_MAX : 0, tn_apply_body, pass);
 }
 
-/* ---- sums of d and d (x - mean), d being d_y where the activation let it through ------------------------------------ */
+/* ---- sums of d and d (x - mean), d being d_y where the activation let it through ------------- */
 
 typedef struct tn_gradient_pass {
     const tn_channels *g;
     const void *x, *d_y;
-    const float *mean, *factor, *shift; /* coefficients; factor and shift for the activation's sign and, factor, for d_x */
+    const float *mean, *factor,
+        *shift; /* coefficients; factor and shift for the activation's sign and, factor, for d_x */
     bool relu;
     float *sum, *product; /* [P * chunks][C] */
     /* the second pass: d_x = factor d - offset - (x - mean) slope */
@@ -338,8 +391,9 @@ TN_VEC_INLINE tn_vec tn_masked(bool relu, tn_vec d, tn_vec centred, tn_vec facto
     return relu ? tn_vec_where_positive(centred * factor + shift, d) : d;
 }
 
-TN_VEC_INLINE void tn_sums_columns(int vectors, int count, int64_t at, const tn_gradient_pass *pass, bool relu, int64_t set, const void *x,
-                                   const void *d_y, int64_t rows, float *sum, float *product, tn_dtype dtype)
+TN_VEC_INLINE void tn_sums_columns(int vectors, int count, int64_t at, const tn_gradient_pass *pass,
+                                   bool relu, int64_t set, const void *x, const void *d_y,
+                                   int64_t rows, float *sum, float *product, tn_dtype dtype)
 {
     const tn_channels *g = pass->g;
     tn_vec mean[4], factor[4] = {{0}}, shift[4] = {{0}}, s[4] = {{0}}, p[4] = {{0}};
@@ -353,32 +407,41 @@ TN_VEC_INLINE void tn_sums_columns(int vectors, int count, int64_t at, const tn_
         for (int v = 0; v < vectors; v++) {
             int64_t i = r * stride + at + v * TN_VEC;
             tn_vec centred = tn_vec_get(dtype, x, i, count) - mean[v];
-            tn_vec d = tn_masked(relu, tn_vec_get(dtype, d_y, i, count), centred, factor[v], shift[v]);
+            tn_vec d = tn_masked(relu, tn_vec_get(dtype, d_y, i, count), centred, factor[v],
+                                 shift[v]);
             s[v] += d;
             p[v] += d * centred;
         }
     for (int v = 0; v < vectors; v++) { /* the block's sums onto the chunk's */
-        tn_vec_put(TN_F32, sum, at + v * TN_VEC, s[v] + tn_vec_get(TN_F32, sum, at + v * TN_VEC, count), count);
-        tn_vec_put(TN_F32, product, at + v * TN_VEC, p[v] + tn_vec_get(TN_F32, product, at + v * TN_VEC, count), count);
+        tn_vec_put(TN_F32, sum, at + v * TN_VEC,
+                   s[v] + tn_vec_get(TN_F32, sum, at + v * TN_VEC, count), count);
+        tn_vec_put(TN_F32, product, at + v * TN_VEC,
+                   p[v] + tn_vec_get(TN_F32, product, at + v * TN_VEC, count), count);
     }
 }
 
-TN_VEC_INLINE void tn_sums_rows(const tn_gradient_pass *pass, int64_t task, bool relu, tn_dtype dtype)
+TN_VEC_INLINE void tn_sums_rows(const tn_gradient_pass *pass, int64_t task, bool relu,
+                                tn_dtype dtype)
 {
     const tn_channels *g = pass->g;
     float local_sum[TN_WIDEST_REPEAT] = {0}, local_product[TN_WIDEST_REPEAT] = {0};
-    float *to_sum = pass->sum + task * g->channels, *to_product = pass->product + task * g->channels;
-    float *sum = g->repeat > 1 ? local_sum : to_sum, *product = g->repeat > 1 ? local_product : to_product;
+    float *to_sum = pass->sum + task * g->channels,
+          *to_product = pass->product + task * g->channels;
+    float *sum = g->repeat > 1 ? local_sum : to_sum,
+          *product = g->repeat > 1 ? local_product : to_product;
     memset(to_sum, 0, (size_t)g->channels * sizeof *to_sum);
     memset(to_product, 0, (size_t)g->channels * sizeof *to_product);
     tn_walk w = tn_walk_begin(g, task);
     while (tn_walk_next(g, &w)) {
-        const void *x = tn_walk_at(g, &w, dtype, pass->x), *d_y = tn_walk_at(g, &w, dtype, pass->d_y);
-        TN_EACH_COLUMN_GROUP(w.columns, tn_sums_columns, pass, relu, w.set, x, d_y, w.rows, sum, product, dtype);
+        const void *x = tn_walk_at(g, &w, dtype, pass->x),
+                   *d_y = tn_walk_at(g, &w, dtype, pass->d_y);
+        TN_EACH_COLUMN_GROUP(w.columns, tn_sums_columns, pass, relu, w.set, x, d_y, w.rows, sum,
+                             product, dtype);
     }
     if (g->channels == 1) {
         tn_vec s = {0}, p = {0};
-        for (int64_t i = 0; i < g->width; i += TN_VEC) s += tn_vec_load(TN_F32, sum, i), p += tn_vec_load(TN_F32, product, i);
+        for (int64_t i = 0; i < g->width; i += TN_VEC)
+            s += tn_vec_load(TN_F32, sum, i), p += tn_vec_load(TN_F32, product, i);
         *to_sum = tn_vec_sum(s);
         *to_product = tn_vec_sum(p);
         return;
@@ -399,11 +462,13 @@ TN_VEC_INLINE void tn_sums_chunk(const tn_gradient_pass *pass, int64_t task, tn_
 static void tn_sums_body(void *context, int64_t begin, int64_t end)
 {
     const tn_gradient_pass *pass = context;
-    for (int64_t task = begin; task < end; task++) TN_FOR_FLOAT(pass->g->dtype, tn_sums_chunk, pass, task);
+    for (int64_t task = begin; task < end; task++)
+        TN_FOR_FLOAT(pass->g->dtype, tn_sums_chunk, pass, task);
 }
 
 /* [parts][columns] added up in order to one row. May lie over the first part. */
-static __attribute__((noinline, unused)) void tn_sums_join(int64_t parts, int64_t columns, const float *from, float *to)
+static __attribute__((noinline, unused)) void tn_sums_join(int64_t parts, int64_t columns,
+                                                           const float *from, float *to)
 {
     for (int64_t first = 0; first < columns; first += 64) {
         double sum[64] = {0};
@@ -431,10 +496,12 @@ static inline void tn_sums_run(tn_gradient_pass *pass)
     }
 }
 
-/* ---- d_x = factor d - offset - (x - mean) slope --------------------------------------------------------------------- */
+/* ---- d_x = factor d - offset - (x - mean) slope ---------------------------------------------- */
 
-TN_VEC_INLINE void tn_input_columns(int vectors, int count, int64_t at, const tn_gradient_pass *pass, bool relu, int64_t set, const void *x,
-                                    const void *d_y, void *d_x, int64_t rows, tn_dtype dtype)
+TN_VEC_INLINE void tn_input_columns(int vectors, int count, int64_t at,
+                                    const tn_gradient_pass *pass, bool relu, int64_t set,
+                                    const void *x, const void *d_y, void *d_x, int64_t rows,
+                                    tn_dtype dtype)
 {
     const tn_channels *g = pass->g;
     tn_vec mean[4], factor[4], offset[4], slope[4], shift[4] = {{0}};
@@ -449,19 +516,23 @@ TN_VEC_INLINE void tn_input_columns(int vectors, int count, int64_t at, const tn
         for (int v = 0; v < vectors; v++) {
             int64_t i = r * stride + at + v * TN_VEC;
             tn_vec centred = tn_vec_get(dtype, x, i, count) - mean[v];
-            tn_vec d = tn_masked(relu, tn_vec_get(dtype, d_y, i, count), centred, factor[v], shift[v]);
+            tn_vec d = tn_masked(relu, tn_vec_get(dtype, d_y, i, count), centred, factor[v],
+                                 shift[v]);
             tn_vec_put(dtype, d_x, i, factor[v] * d - offset[v] - centred * slope[v], count);
         }
 }
 
-TN_VEC_INLINE void tn_input_rows(const tn_gradient_pass *pass, int64_t task, bool relu, tn_dtype dtype)
+TN_VEC_INLINE void tn_input_rows(const tn_gradient_pass *pass, int64_t task, bool relu,
+                                 tn_dtype dtype)
 {
     const tn_channels *g = pass->g;
     tn_walk w = tn_walk_begin(g, task);
     while (tn_walk_next(g, &w)) {
-        const void *x = tn_walk_at(g, &w, dtype, pass->x), *d_y = tn_walk_at(g, &w, dtype, pass->d_y);
+        const void *x = tn_walk_at(g, &w, dtype, pass->x),
+                   *d_y = tn_walk_at(g, &w, dtype, pass->d_y);
         void *d_x = tn_walk_at(g, &w, dtype, pass->d_x);
-        TN_EACH_COLUMN_GROUP(w.columns, tn_input_columns, pass, relu, w.set, x, d_y, d_x, w.rows, dtype);
+        TN_EACH_COLUMN_GROUP(w.columns, tn_input_columns, pass, relu, w.set, x, d_y, d_x, w.rows,
+                             dtype);
     }
 }
 
@@ -474,13 +545,15 @@ TN_VEC_INLINE void tn_input_chunk(const tn_gradient_pass *pass, int64_t task, tn
 static void tn_input_body(void *context, int64_t begin, int64_t end)
 {
     const tn_gradient_pass *pass = context;
-    for (int64_t task = begin; task < end; task++) TN_FOR_FLOAT(pass->g->dtype, tn_input_chunk, pass, task);
+    for (int64_t task = begin; task < end; task++)
+        TN_FOR_FLOAT(pass->g->dtype, tn_input_chunk, pass, task);
 }
 
 static inline void tn_input_run(tn_gradient_pass *pass)
 {
     const tn_channels *g = pass->g;
-    if (g->rows > 0) tn_parallel(g->samples * g->chunks, g->small ? INT64_MAX : 0, tn_input_body, pass);
+    if (g->rows > 0)
+        tn_parallel(g->samples * g->chunks, g->small ? INT64_MAX : 0, tn_input_body, pass);
 }
 
 #endif

@@ -1,4 +1,5 @@
-/* Rows or channels-last: which of the two dense layouts an operand has, for kernels that take either. */
+/* Rows or channels-last: which of the two dense layouts an operand has, for kernels that take
+ * either. */
 #ifndef TN_CPU_SIMD_DENSE_LAYOUT_H
 #define TN_CPU_SIMD_DENSE_LAYOUT_H
 
@@ -19,7 +20,8 @@ static inline bool tn_lies(const tn_operand *x, bool channels_last)
     return true;
 }
 
-/* As x lies; channels-last, to which it is copied, where it is neither. f64 is rows, because the reference kernels do it. */
+/* As x lies; channels-last, to which it is copied, where it is neither. f64 is rows, because the
+ * reference kernels do it. */
 static inline tn_layout tn_dense_layout(const tn_operand *x)
 {
     return x->dtype == TN_F64 || x->rank < 3 || tn_lies(x, false) ? TN_ROWS : TN_CHANNELS_LAST;

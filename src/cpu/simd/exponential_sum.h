@@ -1,4 +1,5 @@
-/* The maximum of a slice and the sum of its exponentials: the first half of softmax and of cross-entropy. */
+/* The maximum of a slice and the sum of its exponentials: the first half of softmax and of
+ * cross-entropy. */
 #ifndef TN_CPU_SIMD_EXPONENTIAL_SUM_H
 #define TN_CPU_SIMD_EXPONENTIAL_SUM_H
 
@@ -15,18 +16,23 @@ TN_VEC_INLINE float tn_highest_of(const void *x, int64_t from, int64_t to, tn_dt
     for (int v = 0; v < 4; v++) highest[v] = tn_vec_all(-INFINITY);
     int64_t i = from;
     for (; i + 4 * TN_VEC <= to; i += 4 * TN_VEC)
-        for (int v = 0; v < 4; v++) highest[v] = tn_vec_max(tn_vec_load(dtype, x, i + v * TN_VEC), highest[v]);
-    for (; i + TN_VEC <= to; i += TN_VEC) highest[0] = tn_vec_max(tn_vec_load(dtype, x, i), highest[0]);
+        for (int v = 0; v < 4; v++)
+            highest[v] = tn_vec_max(tn_vec_load(dtype, x, i + v * TN_VEC), highest[v]);
+    for (; i + TN_VEC <= to; i += TN_VEC)
+        highest[0] = tn_vec_max(tn_vec_load(dtype, x, i), highest[0]);
     if (i < to) {
         int rest = (int)(to - i);
-        tn_vec part = tn_vec_select(tn_vec_first(rest), tn_vec_load_part(dtype, x, i, rest), tn_vec_all(-INFINITY));
+        tn_vec part = tn_vec_select(tn_vec_first(rest), tn_vec_load_part(dtype, x, i, rest),
+                                    tn_vec_all(-INFINITY));
         highest[1] = tn_vec_max(part, highest[1]);
     }
-    return tn_vec_highest(tn_vec_max(tn_vec_max(highest[0], highest[1]), tn_vec_max(highest[2], highest[3])));
+    return tn_vec_highest(
+        tn_vec_max(tn_vec_max(highest[0], highest[1]), tn_vec_max(highest[2], highest[3])));
 }
 
 /* Sum of exp(x - shift); the exponentials go to `keep` unless it is NULL. */
-TN_VEC_INLINE float tn_block_of_exp(const void *x, int64_t from, int64_t to, float shift, float *keep, tn_dtype dtype)
+TN_VEC_INLINE float tn_block_of_exp(const void *x, int64_t from, int64_t to, float shift,
+                                    float *keep, tn_dtype dtype)
 {
     tn_vec sum[2] = {{0}};
     int64_t i = from;
@@ -45,9 +51,10 @@ TN_VEC_INLINE float tn_block_of_exp(const void *x, int64_t from, int64_t to, flo
     return tn_vec_sum(sum[0] + sum[1]);
 }
 
-/* Maximum (0 if all are -inf) and sum of exp(x - maximum) of a long slice, read from memory once: block by block, the sum so far
- * rescaled whenever the maximum rises. */
-TN_VEC_INLINE void tn_sum_of_exp(const void *x, int64_t count, float *highest, float *sum, tn_dtype dtype)
+/* Maximum (0 if all are -inf) and sum of exp(x - maximum) of a long slice, read from memory
+ * once: block by block, the sum so far rescaled whenever the maximum rises. */
+TN_VEC_INLINE void tn_sum_of_exp(const void *x, int64_t count, float *highest, float *sum,
+                                 tn_dtype dtype)
 {
     float most = -INFINITY, total = 0;
     for (int64_t i = 0; i < count; i += TN_EXP_BLOCK) {

@@ -1,7 +1,9 @@
-/* Vectors of f32 that are loaded from and stored to f32, bf16 and f16 arrays: what norms, softmax and losses are written in.
+/* Vectors of f32 that are loaded from and stored to f32, bf16 and f16 arrays: what norms,
+ * softmax and losses are written in.
  *
- * A file that includes it is compiled once per instruction set. The dtype is a constant wherever these functions are inlined, so
- * that a loop over one body serves all three types; arithmetic is always f32, rounded once at the store. */
+ * A file that includes it is compiled once per instruction set. The dtype is a constant wherever
+ * these functions are inlined, so that a loop over one body serves all three types; arithmetic
+ * is always f32, rounded once at the store. */
 #ifndef TN_CPU_SIMD_FLOAT_LANES_H
 #define TN_CPU_SIMD_FLOAT_LANES_H
 
@@ -26,14 +28,12 @@
 #define TN_VEC_INLINE static inline __attribute__((always_inline, unused))
 
 typedef float tn_vec __attribute__((vector_size(4 * TN_VEC)));
-typedef int32_t tn_vec_bits __attribute__((vector_size(4 * TN_VEC))); /* -1 or 0 in a lane: the result of a comparison */
+typedef int32_t tn_vec_bits
+    __attribute__((vector_size(4 * TN_VEC))); /* -1 or 0 in a lane: the result of a comparison */
 typedef uint32_t tn_vec_word __attribute__((vector_size(4 * TN_VEC)));
 typedef uint16_t tn_vec_half __attribute__((vector_size(2 * TN_VEC)));
 
-TN_VEC_INLINE tn_vec tn_vec_all(float x)
-{
-    return x - (tn_vec){0};
-}
+TN_VEC_INLINE tn_vec tn_vec_all(float x) { return x - (tn_vec){0}; }
 
 TN_VEC_INLINE tn_vec tn_vec_select(tn_vec_bits mask, tn_vec yes, tn_vec no)
 {
@@ -89,7 +89,8 @@ TN_VEC_INLINE tn_vec_bits tn_vec_first(int count)
 TN_VEC_INLINE tn_vec tn_vec_where_positive(tn_vec z, tn_vec d)
 {
 #if TN_VEC == 16
-    return (tn_vec)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)z, _mm512_setzero_ps(), _CMP_GT_OQ), (__m512)d);
+    return (tn_vec)_mm512_maskz_mov_ps(
+        _mm512_cmp_ps_mask((__m512)z, _mm512_setzero_ps(), _CMP_GT_OQ), (__m512)d);
 #else
     return tn_vec_keep(z > 0, d);
 #endif
@@ -100,7 +101,8 @@ TN_VEC_INLINE tn_vec tn_vec_where_positive(tn_vec z, tn_vec d)
 TN_VEC_INLINE float tn_vec_sum(tn_vec x)
 {
 #if TN_VEC == 16
-    __m256 h = _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256((__m512)x),
+                             _mm512_extractf32x8_ps((__m512)x, 1));
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
 #elif TN_VEC == 8
     __m128 q = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
@@ -114,7 +116,8 @@ TN_VEC_INLINE float tn_vec_sum(tn_vec x)
 TN_VEC_INLINE float tn_vec_highest(tn_vec x)
 {
 #if TN_VEC == 16
-    __m256 h = _mm256_max_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+    __m256 h = _mm256_max_ps(_mm512_castps512_ps256((__m512)x),
+                             _mm512_extractf32x8_ps((__m512)x, 1));
     __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
 #elif TN_VEC == 8
     __m128 q = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
@@ -125,10 +128,7 @@ TN_VEC_INLINE float tn_vec_highest(tn_vec x)
     return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 #else
-TN_VEC_INLINE float tn_vec_sum(tn_vec x)
-{
-    return (x[0] + x[2]) + (x[1] + x[3]);
-}
+TN_VEC_INLINE float tn_vec_sum(tn_vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 TN_VEC_INLINE float tn_vec_highest(tn_vec x)
 {
@@ -140,7 +140,8 @@ TN_VEC_INLINE float tn_vec_highest(tn_vec x)
 /* tn_exp_f32 lane by lane, with its polynomial. */
 TN_VEC_INLINE tn_vec tn_vec_exp(tn_vec x)
 {
-    x = tn_vec_max(tn_vec_all(-104.0F), tn_vec_min(tn_vec_all(89.0F), x)); /* in this order NaN passes through */
+    x = tn_vec_max(tn_vec_all(-104.0F),
+                   tn_vec_min(tn_vec_all(89.0F), x)); /* in this order NaN passes through */
     tn_vec shifted = x * TN_LOG2_E + TN_ROUNDER, n = shifted - TN_ROUNDER;
     tn_vec r = (x - n * TN_LN2_HIGH) - n * TN_LN2_LOW;
     tn_vec p = r * 0.00138145487F + 0.00836874545F;
@@ -151,15 +152,16 @@ TN_VEC_INLINE tn_vec tn_vec_exp(tn_vec x)
 #if TN_VEC == 16
     return (tn_vec)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-    tn_vec_bits power = (tn_vec_bits)shifted - 0x4b400000, half = power >> 1; /* in two factors, for subnormal results */
+    tn_vec_bits power = (tn_vec_bits)shifted - 0x4b400000,
+                half = power >> 1; /* in two factors, for subnormal results */
     return p * (tn_vec)((half + 127) << 23) * (tn_vec)((power - half + 127) << 23);
 #endif
 }
 
-/* ---- 16-bit floats ---------------------------------------------------------------------------------------------- */
+/* ---- 16-bit floats --------------------------------------------------------------------------- */
 
-/* To bf16: to nearest, ties to even; a NaN stays one. The intrinsics stand for what compilers make of the plain form in twice as many
- * instructions. */
+/* To bf16: to nearest, ties to even; a NaN stays one. The intrinsics stand for what compilers
+ * make of the plain form in twice as many instructions. */
 #if TN_VEC == 16
 TN_VEC_INLINE tn_vec tn_vec_from_bf16(tn_vec_half x)
 {
@@ -167,7 +169,8 @@ TN_VEC_INLINE tn_vec tn_vec_from_bf16(tn_vec_half x)
 }
 TN_VEC_INLINE tn_vec_half tn_vec_to_bf16(tn_vec x)
 {
-    __m512i bits = (__m512i)x, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i bits = (__m512i)x,
+            odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     __mmask16 nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
     rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
@@ -203,19 +206,13 @@ TN_VEC_INLINE tn_vec_half tn_vec_to_bf16(tn_vec x)
 #endif
 
 #if TN_VEC == 16
-TN_VEC_INLINE tn_vec tn_vec_from_f16(tn_vec_half x)
-{
-    return (tn_vec)_mm512_cvtph_ps((__m256i)x);
-}
+TN_VEC_INLINE tn_vec tn_vec_from_f16(tn_vec_half x) { return (tn_vec)_mm512_cvtph_ps((__m256i)x); }
 TN_VEC_INLINE tn_vec_half tn_vec_to_f16(tn_vec x)
 {
     return (tn_vec_half)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif TN_VEC == 8 && defined(__F16C__)
-TN_VEC_INLINE tn_vec tn_vec_from_f16(tn_vec_half x)
-{
-    return (tn_vec)_mm256_cvtph_ps((__m128i)x);
-}
+TN_VEC_INLINE tn_vec tn_vec_from_f16(tn_vec_half x) { return (tn_vec)_mm256_cvtph_ps((__m128i)x); }
 TN_VEC_INLINE tn_vec_half tn_vec_to_f16(tn_vec x)
 {
     return (tn_vec_half)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -235,7 +232,7 @@ static __attribute__((noinline, unused)) tn_vec_half tn_vec_to_f16(tn_vec x)
 }
 #endif
 
-/* ---- loads and stores: element i of an array of f32, bf16 or f16 -------------------------------------------------- */
+/* ---- loads and stores: element i of an array of f32, bf16 or f16 ----------------------------- */
 
 TN_VEC_INLINE tn_vec tn_vec_load(tn_dtype dtype, const void *x, int64_t i)
 {
@@ -310,14 +307,14 @@ TN_VEC_INLINE void tn_vec_put(tn_dtype dtype, void *y, int64_t i, tn_vec x, int 
     else tn_vec_store_part(dtype, y, i, x, count);
 }
 
-/* ---- dispatch ---------------------------------------------------------------------------------------------------- */
+/* ---- dispatch -------------------------------------------------------------------------------- */
 
 /* Calls function(..., dtype) with the dtype as a constant, for a type that tn_vec_has. */
-#define TN_FOR_FLOAT(dtype_, function, ...)                                                                  \
-    do {                                                                                                     \
-        if ((dtype_) == TN_F32) function(__VA_ARGS__, TN_F32);                                               \
-        else if ((dtype_) == TN_BF16) function(__VA_ARGS__, TN_BF16);                                        \
-        else function(__VA_ARGS__, TN_F16);                                                                  \
+#define TN_FOR_FLOAT(dtype_, function, ...)                                                        \
+    do {                                                                                           \
+        if ((dtype_) == TN_F32) function(__VA_ARGS__, TN_F32);                                     \
+        else if ((dtype_) == TN_BF16) function(__VA_ARGS__, TN_BF16);                              \
+        else function(__VA_ARGS__, TN_F16);                                                        \
     } while (0)
 
 TN_VEC_INLINE bool tn_vec_has(tn_dtype dtype)

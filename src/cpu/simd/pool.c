@@ -261,6 +261,41 @@ static tn_status run_all(const tn_step *step, void *const *in, void *const *out,
     return TN_OK;
 }
 
+/* ---- f64: the reference kernels, whose places are doubles too --------------------------------------------------- */
+
+static const tn_operand *places_of(const tn_step *step)
+{
+    return step->op->id == TN_OP_MAX_POOL ? &step->out[1] : step->in_count > 1 ? &step->in[1] : NULL;
+}
+
+static tn_status f64_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+{
+    const tn_kernel *reference = tn_ref_kernels()->kernel[step->op->id];
+    const tn_operand *operand = places_of(step);
+    if (!operand) return reference->run(step, in, out, workspace);
+    bool made = step->op->id == TN_OP_MAX_POOL, narrow = operand->dtype == TN_I8;
+    void *place = made ? out[1] : in[1];
+    double *wide = workspace;
+    int64_t count = tn_operand_size(operand);
+    for (int64_t i = 0; i < count && !made; i++) wide[i] = narrow ? ((int8_t *)place)[i] : ((int32_t *)place)[i];
+    void *inputs[] = {in[0], wide}, *outputs[] = {out[0], wide};
+    tn_status status = reference->run(step, inputs, outputs, wide + count);
+    for (int64_t i = 0; i < count && made; i++) {
+        if (narrow) ((int8_t *)place)[i] = (int8_t)wide[i];
+        else ((int32_t *)place)[i] = (int32_t)wide[i];
+    }
+    return status;
+}
+
+static tn_status f64_prepare(tn_step *step)
+{
+    static const tn_kernel kernel = {.run = f64_run};
+    TN_TRY(tn_ref_kernels()->kernel[step->op->id]->prepare(step));
+    if (places_of(step)) step->workspace += (size_t)tn_operand_size(places_of(step)) * sizeof(double);
+    step->kernel = &kernel;
+    return TN_OK;
+}
+
 /* ---- plan -------------------------------------------------------------------------------------------------------- */
 
 static void layouts(const tn_step *step, tn_layout *in, tn_layout *out)
@@ -272,10 +307,7 @@ static void layouts(const tn_step *step, tn_layout *in, tn_layout *out)
 
 static tn_status prepare(tn_step *step)
 {
-    if (step->in[0].dtype == TN_F64) {
-        step->kernel = tn_ref_kernels()->kernel[step->op->id];
-        return step->kernel->prepare(step);
-    }
+    if (step->in[0].dtype == TN_F64) return f64_prepare(step);
     const tn_pool_geometry *g = &((const tn_pool_attribute *)step->attribute)->geometry;
     bool grad = step->op->id == TN_OP_MAX_POOL_GRAD || step->op->id == TN_OP_AVERAGE_POOL_GRAD;
     const tn_operand *x = grad ? &step->out[0] : &step->in[0], *y = grad ? &step->in[0] : &step->out[0];

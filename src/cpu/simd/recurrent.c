@@ -151,6 +151,19 @@ TN_VEC_INLINE void lstm_units(int units, const float *sum, const float *x, float
     put(y, o * tn_vec_tanh(c), units);
 }
 
+/* Asks for one vector of units of one row of the next step: input, and what will be written. Steps lie so far apart that the
+ * machine does not see them coming. */
+TN_VEC_INLINE void ask_for_units(int gates, int64_t N, const float *x, float *to, float *narrow, float *y)
+{
+    TN_UNROLL
+    for (int g = 0; g < gates; g++) {
+        __builtin_prefetch(x + g * N);
+        __builtin_prefetch(to + g * N, 1);
+    }
+    __builtin_prefetch(narrow, 1);
+    __builtin_prefetch(y, 1);
+}
+
 static void lstm_rows(const recurrent_call *call, int64_t model, int64_t first, int64_t rows, float *scratch)
 {
     const tn_recurrent_sizes *s = &call->plan->s;
@@ -169,6 +182,9 @@ static void lstm_rows(const recurrent_call *call, int64_t model, int64_t first, 
                 lstm_product(count, N, h + r * N, w, sums);
                 for (int64_t i = 0; i < count; i++) {
                     int64_t narrow = (r + i) * N + unit, wide = (r + i) * LSTM_GATES * N + unit;
+                    if (t + 1 < s->L)
+                        ask_for_units(LSTM_GATES, N, x + B * LSTM_GATES * N + wide, gates + B * LSTM_GATES * N + wide, cells + B * N + narrow,
+                                      y + B * N + narrow);
                     const float *sum = sums + i * LSTM_GATES * TN_VEC;
                     if (N - unit >= TN_VEC)
                         lstm_units(TN_VEC, sum, x + wide, gates + wide, N, c + narrow, cells + narrow, y + narrow);
@@ -216,6 +232,9 @@ static void gru_rows(const recurrent_call *call, int64_t model, int64_t first, i
                 gru_product(count, N, h + r * N, w, sums);
                 for (int64_t i = 0; i < count; i++) {
                     int64_t narrow = (r + i) * N + unit, wide = (r + i) * GRU_GATES * N + unit;
+                    if (t + 1 < s->L)
+                        ask_for_units(GRU_GATES, N, x + B * GRU_GATES * N + wide, gates + B * GRU_GATES * N + wide, hidden + B * N + narrow,
+                                      y + B * N + narrow);
                     const float *sum = sums + i * GRU_GATES * TN_VEC;
                     if (N - unit >= TN_VEC)
                         gru_units(TN_VEC, sum, bias + unit, x + wide, gates + wide, N, h + narrow, hidden + narrow, y + narrow);
@@ -247,21 +266,25 @@ static void last_output(const recurrent_call *call, const float *y, const float 
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* w [depth][N] -> panels [depth][COLUMNS], zeros behind column N. */
+/* w [depth][N] -> panels [depth][COLUMNS] (the last one vector wide where that is enough), zeros behind column N. */
 static void pack_columns(float *restrict to, const float *restrict w, int64_t depth, int64_t N)
 {
-    for (int64_t column = 0; column < N; column += COLUMNS, to += depth * COLUMNS) {
-        int64_t count = N - column < COLUMNS ? N - column : COLUMNS;
+    for (int64_t column = 0, width; column < N; column += width, to += depth * width) {
+        int64_t left = tn_round_up(N - column, TN_VEC), count;
+        width = left < COLUMNS ? left : COLUMNS;
+        count = N - column < width ? N - column : width;
         for (int64_t k = 0; k < depth; k++)
-            for (int64_t j = 0; j < COLUMNS; j++) to[k * COLUMNS + j] = j < count ? w[k * N + column + j] : 0;
+            for (int64_t j = 0; j < width; j++) to[k * width + j] = j < count ? w[k * N + column + j] : 0;
     }
 }
 
 /* d_h[rows][padded] = or += d_gates[rows][depth] w. */
 static void through_weights(int64_t rows, int64_t depth, int64_t padded, const float *d_gates, const float *packed, float *d_h, bool add)
 {
-    for (int64_t column = 0; column < padded; column += COLUMNS, packed += depth * COLUMNS)
-        tn_multiply_rows(rows, COLUMNS, depth, d_gates, depth, packed, COLUMNS, d_h + column, padded, add);
+    for (int64_t column = 0, width; column < padded; column += width, packed += depth * width) {
+        width = padded - column < COLUMNS ? padded - column : COLUMNS;
+        tn_multiply_rows(rows, width, depth, d_gates, depth, packed, width, d_h + column, padded, add);
+    }
 }
 
 /* `units` units of one row: d_h and d_c come in as what arrives from later steps; d_c goes out. gates and d_gates may be the
@@ -309,7 +332,7 @@ static void lstm_rows_backward(const recurrent_call *call, int64_t model, int64_
 {
     const tn_recurrent_sizes *s = &call->plan->s;
     tn_recurrent_optional where = tn_recurrent_find(call->attribute, 4);
-    int64_t N = s->N, B = s->B, at = model * B + first, wide = LSTM_GATES * N, padded = tn_round_up(N, COLUMNS);
+    int64_t N = s->N, B = s->B, at = model * B + first, wide = LSTM_GATES * N, padded = tn_round_up(N, TN_VEC);
     float *packed = scratch, *d_h = packed + wide * padded, *d_c = d_h + rows * padded, *next = d_c + rows * padded, *none = next + rows * padded;
     pack_columns(packed, call->in[1] + model * wide * N, wide, N);
     carry_in(d_h, optional(call, where.d_h, at * N), rows, N, padded);
@@ -364,7 +387,7 @@ static void gru_rows_backward(const recurrent_call *call, int64_t model, int64_t
 {
     const tn_recurrent_sizes *s = &call->plan->s;
     tn_recurrent_optional where = tn_recurrent_find(call->attribute, 5);
-    int64_t N = s->N, B = s->B, at = model * B + first, wide = GRU_GATES * N, padded = tn_round_up(N, COLUMNS);
+    int64_t N = s->N, B = s->B, at = model * B + first, wide = GRU_GATES * N, padded = tn_round_up(N, TN_VEC);
     float *packed = scratch, *d_h = packed + wide * padded, *none = d_h + rows * padded;
     pack_columns(packed, call->in[1] + model * wide * N, wide, N);
     carry_in(d_h, optional(call, where.d_h, at * N), rows, N, padded);
@@ -469,7 +492,7 @@ static tn_status prepare(tn_step *step, int64_t gates, bool backward)
     p->tasks = s->P * p->blocks;
     p->slots = small ? 1 : tn_thread_count();
     if (p->slots > p->tasks) p->slots = p->tasks > 0 ? p->tasks : 1;
-    int64_t padded = tn_round_up(s->N, COLUMNS);
+    int64_t padded = tn_round_up(s->N, TN_VEC);
     p->slot_floats = gates * s->N * padded;
     if (backward) p->slot_floats += (3 * p->block + 1) * padded;
     p->slot_floats = tn_round_up(p->slot_floats, 16);

@@ -1,7 +1,8 @@
 /* Running sums and products, and linear recurrences, along one axis.
  *
- * x is seen as [outer, n, inner]. The recurrence goes along n; where inner is larger than 1 neighbours go along together, which is
- * vector code. f32 and 16-bit floats are accumulated in f64: a long running sum in f32 would drift away. */
+ * x is seen as [outer, n, inner]. The recurrence goes along n; where inner is larger than 1
+ * neighbours go along together, which is vector code. f32 and 16-bit floats are accumulated in
+ * f64: a long running sum in f32 would drift away. */
 #include "base/half.h"
 #include "base/threads.h"
 #include "cpu/simd/tile_set.h"
@@ -18,35 +19,38 @@ typedef struct scan_run {
 } scan_run;
 
 /* state <- state + x, state * x, or x + c * state. */
-#define SCAN(name, type, wide, read, write)                                                                  \
-    static void name(void *context, int64_t begin, int64_t end)                                              \
-    {                                                                                                        \
-        const scan_run *r = context;                                                                         \
-        for (int64_t item = begin; item < end; item++) {                                                     \
-            int64_t k0 = item % r->blocks * BLOCK, count = r->inner - k0 < BLOCK ? r->inner - k0 : BLOCK;    \
-            int64_t start = item / r->blocks * r->n * r->inner + k0;                                         \
-            wide state[BLOCK];                                                                               \
-            for (int64_t k = 0; k < BLOCK; k++) state[k] = r->op == TN_OP_CUMPROD;                           \
-            for (int64_t i = 0; i < r->n; i++) {                                                             \
-                int64_t at = start + (r->reverse ? r->n - 1 - i : i) * r->inner;                             \
-                const type *x = (const type *)(const void *)r->a + at;                                       \
-                type *y = (type *)(void *)r->out + at;                                                       \
-                if (r->exclusive)                                                                            \
-                    for (int64_t k = 0; k < count; k++) {                                                    \
-                        wide element = read(x[k]);                                                           \
-                        y[k] = write(state[k]);                                                              \
-                        state[k] = r->op == TN_OP_CUMSUM ? state[k] + element : state[k] * element;          \
-                    }                                                                                        \
-                else if (r->op == TN_OP_CUMSUM)                                                              \
-                    for (int64_t k = 0; k < count; k++) y[k] = write(state[k] += read(x[k]));                \
-                else if (r->op == TN_OP_CUMPROD)                                                             \
-                    for (int64_t k = 0; k < count; k++) y[k] = write(state[k] *= read(x[k]));                \
-                else {                                                                                       \
-                    const type *c = (const type *)(const void *)r->b + at;                                   \
-                    for (int64_t k = 0; k < count; k++) y[k] = write(state[k] = read(x[k]) + read(c[k]) * state[k]); \
-                }                                                                                            \
-            }                                                                                                \
-        }                                                                                                    \
+#define SCAN(name, type, wide, read, write)                                                        \
+    static void name(void *context, int64_t begin, int64_t end)                                    \
+    {                                                                                              \
+        const scan_run *r = context;                                                               \
+        for (int64_t item = begin; item < end; item++) {                                           \
+            int64_t k0 = item % r->blocks * BLOCK,                                                 \
+                    count = r->inner - k0 < BLOCK ? r->inner - k0 : BLOCK;                         \
+            int64_t start = item / r->blocks * r->n * r->inner + k0;                               \
+            wide state[BLOCK];                                                                     \
+            for (int64_t k = 0; k < BLOCK; k++) state[k] = r->op == TN_OP_CUMPROD;                 \
+            for (int64_t i = 0; i < r->n; i++) {                                                   \
+                int64_t at = start + (r->reverse ? r->n - 1 - i : i) * r->inner;                   \
+                const type *x = (const type *)(const void *)r->a + at;                             \
+                type *y = (type *)(void *)r->out + at;                                             \
+                if (r->exclusive)                                                                  \
+                    for (int64_t k = 0; k < count; k++) {                                          \
+                        wide element = read(x[k]);                                                 \
+                        y[k] = write(state[k]);                                                    \
+                        state[k] = r->op == TN_OP_CUMSUM ? state[k] + element                      \
+                                                         : state[k] * element;                     \
+                    }                                                                              \
+                else if (r->op == TN_OP_CUMSUM)                                                    \
+                    for (int64_t k = 0; k < count; k++) y[k] = write(state[k] += read(x[k]));      \
+                else if (r->op == TN_OP_CUMPROD)                                                   \
+                    for (int64_t k = 0; k < count; k++) y[k] = write(state[k] *= read(x[k]));      \
+                else {                                                                             \
+                    const type *c = (const type *)(const void *)r->b + at;                         \
+                    for (int64_t k = 0; k < count; k++)                                            \
+                        y[k] = write(state[k] = read(x[k]) + read(c[k]) * state[k]);               \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
     }
 
 #define AS_WIDE(x) ((double)(x))
@@ -79,8 +83,15 @@ static tn_status run(const tn_step *step, void *const *in, void *const *out, voi
         [TN_I64] = scan_i64, [TN_I32] = scan_i32, [TN_I8] = scan_i8,     [TN_U8] = scan_u8};
     const tn_axis_attribute *a = step->attribute;
     const tn_operand *x = &step->in[0];
-    scan_run r = {.op = step->op->id, .dtype = x->dtype, .exclusive = a->exclusive, .reverse = a->reverse, .n = x->dim[a->axis], .inner = 1,
-                  .a = in[0], .b = step->in_count > 1 ? in[1] : NULL, .out = out[0]};
+    scan_run r = {.op = step->op->id,
+                  .dtype = x->dtype,
+                  .exclusive = a->exclusive,
+                  .reverse = a->reverse,
+                  .n = x->dim[a->axis],
+                  .inner = 1,
+                  .a = in[0],
+                  .b = step->in_count > 1 ? in[1] : NULL,
+                  .out = out[0]};
     int64_t outer = 1;
     for (int i = 0; i < a->axis; i++) outer *= x->dim[i];
     for (int i = a->axis + 1; i < x->rank; i++) r.inner *= x->dim[i];
@@ -95,5 +106,6 @@ void TN_ISA(tn_cpu_scan)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_scan)(tn_kernel_table *table)
 {
     static const tn_kernel kernel = {.in_place = 3, .run = run};
-    table->kernel[TN_OP_CUMSUM] = table->kernel[TN_OP_CUMPROD] = table->kernel[TN_OP_LINEAR_SCAN] = &kernel;
+    table->kernel[TN_OP_CUMSUM] = table->kernel[TN_OP_CUMPROD] = table->kernel[TN_OP_LINEAR_SCAN] =
+        &kernel;
 }

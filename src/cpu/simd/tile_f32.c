@@ -4,19 +4,20 @@
 #include "cpu/simd/tile_set.h"
 #include "cpu/simd/vector_math.h"
 
-/* ---- one operand ---------------------------------------------------------------------------------------- */
+/* ---- one operand ------------------------------------------------------------------------- */
 
-#define UNARY(name, expression)                                                                              \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        float *y = out;                                                                                      \
-        const float *u = a, p = s->f[0], q = s->f[1];                                                        \
-        (void)b, (void)c, (void)p, (void)q;                                                                  \
-        TN_SIMD for (int64_t i = 0; i < n; i++)                                                              \
-        {                                                                                                    \
-            float x = u[i];                                                                                  \
-            y[i] = expression;                                                                               \
-        }                                                                                                    \
+#define UNARY(name, expression)                                                                    \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        float *y = out;                                                                            \
+        const float *u = a, p = s->f[0], q = s->f[1];                                              \
+        (void)b, (void)c, (void)p, (void)q;                                                        \
+        TN_SIMD for (int64_t i = 0; i < n; i++)                                                    \
+        {                                                                                          \
+            float x = u[i];                                                                        \
+            y[i] = expression;                                                                     \
+        }                                                                                          \
     }
 
 UNARY(neg, -x)
@@ -45,8 +46,8 @@ UNARY(round_up, ceilf(x))
 UNARY(round_even, rintf(x))
 UNARY(negation, x == 0.0F ? 1.0F : 0.0F)
 UNARY(is_finite, tn_abs_f32(x) < INFINITY ? 1.0F : 0.0F)
-UNARY(leaky_relu, x > 0.0F ? x : x *p)
-UNARY(clamp, x < p ? p : x > q ? q : x)
+UNARY(leaky_relu, x > 0.0F ? x : x * p)
+UNARY(clamp, x<p ? p : x> q ? q : x)
 UNARY(affine, x *p + q)
 UNARY(cube, x *x *x)
 UNARY(fourth, (x * x) * (x * x))
@@ -56,60 +57,65 @@ UNARY(general_power, tn_pow_f32(x, p))
 static bool any_large(const float *x, int64_t n)
 {
     int large = 0;
-    TN_SIMD_SUM(large) for (int64_t i = 0; i < n; i++) large += tn_abs_f32(x[i]) >= 0x1p23F && tn_abs_f32(x[i]) < INFINITY;
+    TN_SIMD_SUM(large)
+    for (int64_t i = 0; i < n; i++)
+        large += tn_abs_f32(x[i]) >= 0x1p23F && tn_abs_f32(x[i]) < INFINITY;
     return large != 0;
 }
 
-#define TRIGONOMETRIC(name, small, exact)                                                                    \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        const float *x = a;                                                                                  \
-        float *y = out;                                                                                      \
-        if (!any_large(x, n))                                                                                \
-            small(out, a, b, c, n, s);                                                                       \
-        else                                                                                                 \
-            for (int64_t i = 0; i < n; i++) y[i] = exact(x[i]);                                              \
+#define TRIGONOMETRIC(name, small, exact)                                                          \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        const float *x = a;                                                                        \
+        float *y = out;                                                                            \
+        if (!any_large(x, n)) small(out, a, b, c, n, s);                                           \
+        else                                                                                       \
+            for (int64_t i = 0; i < n; i++) y[i] = exact(x[i]);                                    \
     }
 TRIGONOMETRIC(sine, sine_small, sinf)
 TRIGONOMETRIC(cosine, cosine_small, cosf)
 
-static void power(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s)
+static void power(void *out, const void *a, const void *b, const void *c, int64_t n,
+                  const tn_tile_scalars *s)
 {
     (s->f[0] == 3.0F ? cube : s->f[0] == 4.0F ? fourth : general_power)(out, a, b, c, n, s);
 }
 
-/* ---- two operands ----------------------------------------------------------------------------------------- */
+/* ---- two operands ------------------------------------------------------------------------ */
 
 /* Three forms: vector with vector, scalar with vector, vector with scalar. */
-#define BINARY_FORM(name, index_a, index_b, expression)                                                      \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        float *z = out;                                                                                      \
-        const float *u = a, *v = b;                                                                          \
-        (void)c, (void)s;                                                                                    \
-        TN_SIMD for (int64_t i = 0; i < n; i++)                                                              \
-        {                                                                                                    \
-            float x = u[index_a], y = v[index_b];                                                            \
-            z[i] = expression;                                                                               \
-        }                                                                                                    \
+#define BINARY_FORM(name, index_a, index_b, expression)                                            \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        float *z = out;                                                                            \
+        const float *u = a, *v = b;                                                                \
+        (void)c, (void)s;                                                                          \
+        TN_SIMD for (int64_t i = 0; i < n; i++)                                                    \
+        {                                                                                          \
+            float x = u[index_a], y = v[index_b];                                                  \
+            z[i] = expression;                                                                     \
+        }                                                                                          \
     }
 /* A scalar is read before the loop, since the compiler cannot know that it is not overwritten. */
-#define BINARY_SCALAR_FORM(name, declare, index_a, index_b, expression)                                      \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        float *z = out;                                                                                      \
-        const float *u = a, *v = b;                                                                          \
-        (void)c, (void)s;                                                                                    \
-        declare;                                                                                             \
-        TN_SIMD for (int64_t i = 0; i < n; i++)                                                              \
-        {                                                                                                    \
-            float x = index_a, y = index_b;                                                                  \
-            z[i] = expression;                                                                               \
-        }                                                                                                    \
+#define BINARY_SCALAR_FORM(name, declare, index_a, index_b, expression)                            \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        float *z = out;                                                                            \
+        const float *u = a, *v = b;                                                                \
+        (void)c, (void)s;                                                                          \
+        declare;                                                                                   \
+        TN_SIMD for (int64_t i = 0; i < n; i++)                                                    \
+        {                                                                                          \
+            float x = index_a, y = index_b;                                                        \
+            z[i] = expression;                                                                     \
+        }                                                                                          \
     }
-#define BINARY(name, expression)                                                                             \
-    BINARY_FORM(name##_vv, i, i, expression)                                                                 \
-    BINARY_SCALAR_FORM(name##_sv, const float scalar = u[0], scalar, v[i], expression)                       \
+#define BINARY(name, expression)                                                                   \
+    BINARY_FORM(name##_vv, i, i, expression)                                                       \
+    BINARY_SCALAR_FORM(name##_sv, const float scalar = u[0], scalar, v[i], expression)             \
     BINARY_SCALAR_FORM(name##_vs, const float scalar = v[0], u[i], scalar, expression)
 
 BINARY(add, x + y)
@@ -139,27 +145,29 @@ static float modulo_of(float x, float y)
 }
 BINARY_FORM(modulo, i, i, modulo_of(x, y))
 
-/* ---- three operands ---------------------------------------------------------------------------------------- */
+/* ---- three operands ---------------------------------------------------------------------- */
 
-#define TERNARY_FORM(name, declare, first, second, third, expression)                                        \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        float *w = out;                                                                                      \
-        const float *t = a, *u = b, *v = c;                                                                  \
-        (void)s, (void)t, (void)u, (void)v;                                                                  \
-        declare;                                                                                             \
-        TN_SIMD for (int64_t i = 0; i < n; i++)                                                              \
-        {                                                                                                    \
-            float x = first, y = second, z = third;                                                          \
-            w[i] = expression;                                                                               \
-        }                                                                                                    \
+#define TERNARY_FORM(name, declare, first, second, third, expression)                              \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        float *w = out;                                                                            \
+        const float *t = a, *u = b, *v = c;                                                        \
+        (void)s, (void)t, (void)u, (void)v;                                                        \
+        declare;                                                                                   \
+        TN_SIMD for (int64_t i = 0; i < n; i++)                                                    \
+        {                                                                                          \
+            float x = first, y = second, z = third;                                                \
+            w[i] = expression;                                                                     \
+        }                                                                                          \
     }
 
 #define NOTHING (void)0
 TERNARY_FORM(where_vvv, NOTHING, t[i], u[i], v[i], x != 0.0F ? y : z)
 TERNARY_FORM(where_vsv, const float p = u[0], t[i], p, v[i], x != 0.0F ? y : z)
 TERNARY_FORM(where_vvs, const float q = v[0], t[i], u[i], q, x != 0.0F ? y : z)
-static void where_vss(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s)
+static void where_vss(void *out, const void *a, const void *b, const void *c, int64_t n,
+                      const tn_tile_scalars *s)
 {
     (void)s;
     float *w = out;
@@ -170,7 +178,8 @@ static void where_vss(void *out, const void *a, const void *b, const void *c, in
 TERNARY_FORM(multiply_add_vvv, NOTHING, t[i], u[i], v[i], x *y + z)
 TERNARY_FORM(multiply_add_vsv, const float p = u[0], t[i], p, v[i], x *y + z)
 TERNARY_FORM(multiply_add_vvs, const float q = v[0], t[i], u[i], q, x *y + z)
-static void multiply_add_vss(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s)
+static void multiply_add_vss(void *out, const void *a, const void *b, const void *c, int64_t n,
+                             const tn_tile_scalars *s)
 {
     (void)s;
     float *w = out;
@@ -178,24 +187,76 @@ static void multiply_add_vss(void *out, const void *a, const void *b, const void
     TN_SIMD for (int64_t i = 0; i < n; i++) w[i] = t[i] * p + q;
 }
 
-/* ---- table -------------------------------------------------------------------------------------------------- */
+/* ---- table ------------------------------------------------------------------------------- */
 
-#define ONE(id, function) {TN_OP_##id, {[0] = function}}
-#define TWO(id, name) {TN_OP_##id, {[0] = name##_vv, [TN_TILE_SCALAR_A] = name##_sv, [TN_TILE_SCALAR_B] = name##_vs}}
+#define ONE(id, function)                                                                          \
+    {                                                                                              \
+        TN_OP_##id, { [0] = function }                                                             \
+    }
+#define TWO(id, name)                                                                              \
+    {                                                                                              \
+        TN_OP_##id,                                                                                \
+        {                                                                                          \
+            [0] = name##_vv, [TN_TILE_SCALAR_A] = name##_sv, [TN_TILE_SCALAR_B] = name##_vs        \
+        }                                                                                          \
+    }
 
 static const tn_tile_row rows[] = {
-    ONE(NEG, neg), ONE(ABS, absolute), ONE(SIGN, sign), ONE(EXP, exponential), ONE(LOG, logarithm), ONE(LOG1P, log1p_),
-    ONE(EXPM1, expm1_), ONE(SQRT, square_root), ONE(RSQRT, reciprocal_root), ONE(RECIPROCAL, reciprocal), ONE(SQUARE, square),
-    ONE(SIN, sine), ONE(COS, cosine), ONE(TANH, tangent), ONE(ERF, error_function), ONE(SIGMOID, sigmoid), ONE(SOFTPLUS, softplus),
-    ONE(RELU, relu), ONE(GELU, gelu), ONE(GELU_TANH, gelu_tanh), ONE(SILU, silu), ONE(FLOOR, round_down), ONE(CEIL, round_up),
-    ONE(ROUND, round_even), ONE(NOT, negation), ONE(IS_FINITE, is_finite), ONE(LEAKY_RELU, leaky_relu), ONE(CLAMP, clamp),
-    ONE(AFFINE, affine), ONE(POWER, power), ONE(GELU_GRAD, gelu_grad), ONE(GELU_TANH_GRAD, gelu_tanh_grad),
-    ONE(SILU_GRAD, silu_grad), ONE(MOD, modulo),
-    TWO(RELU_GRAD, relu_grad), TWO(ADD, add), TWO(SUBTRACT, subtract), TWO(MULTIPLY, multiply), TWO(DIVIDE, divide),
-    TWO(MAXIMUM, maximum), TWO(MINIMUM, minimum), TWO(POW, power_of), TWO(EQUAL, equal), TWO(NOT_EQUAL, not_equal), TWO(LESS, less),
-    TWO(LESS_EQUAL, less_equal), TWO(GREATER, greater), TWO(GREATER_EQUAL, greater_equal), TWO(AND, both), TWO(OR, either),
-    {TN_OP_WHERE, {[0] = where_vvv, [TN_TILE_SCALAR_B] = where_vsv, [TN_TILE_SCALAR_C] = where_vvs,
-                   [TN_TILE_SCALAR_B | TN_TILE_SCALAR_C] = where_vss}},
+    ONE(NEG, neg),
+    ONE(ABS, absolute),
+    ONE(SIGN, sign),
+    ONE(EXP, exponential),
+    ONE(LOG, logarithm),
+    ONE(LOG1P, log1p_),
+    ONE(EXPM1, expm1_),
+    ONE(SQRT, square_root),
+    ONE(RSQRT, reciprocal_root),
+    ONE(RECIPROCAL, reciprocal),
+    ONE(SQUARE, square),
+    ONE(SIN, sine),
+    ONE(COS, cosine),
+    ONE(TANH, tangent),
+    ONE(ERF, error_function),
+    ONE(SIGMOID, sigmoid),
+    ONE(SOFTPLUS, softplus),
+    ONE(RELU, relu),
+    ONE(GELU, gelu),
+    ONE(GELU_TANH, gelu_tanh),
+    ONE(SILU, silu),
+    ONE(FLOOR, round_down),
+    ONE(CEIL, round_up),
+    ONE(ROUND, round_even),
+    ONE(NOT, negation),
+    ONE(IS_FINITE, is_finite),
+    ONE(LEAKY_RELU, leaky_relu),
+    ONE(CLAMP, clamp),
+    ONE(AFFINE, affine),
+    ONE(POWER, power),
+    ONE(GELU_GRAD, gelu_grad),
+    ONE(GELU_TANH_GRAD, gelu_tanh_grad),
+    ONE(SILU_GRAD, silu_grad),
+    ONE(MOD, modulo),
+    TWO(RELU_GRAD, relu_grad),
+    TWO(ADD, add),
+    TWO(SUBTRACT, subtract),
+    TWO(MULTIPLY, multiply),
+    TWO(DIVIDE, divide),
+    TWO(MAXIMUM, maximum),
+    TWO(MINIMUM, minimum),
+    TWO(POW, power_of),
+    TWO(EQUAL, equal),
+    TWO(NOT_EQUAL, not_equal),
+    TWO(LESS, less),
+    TWO(LESS_EQUAL, less_equal),
+    TWO(GREATER, greater),
+    TWO(GREATER_EQUAL, greater_equal),
+    TWO(AND, both),
+    TWO(OR, either),
+    {TN_OP_WHERE,
+     {[0] = where_vvv,
+      [TN_TILE_SCALAR_B] = where_vsv,
+      [TN_TILE_SCALAR_C] = where_vvs,
+      [TN_TILE_SCALAR_B | TN_TILE_SCALAR_C] = where_vss}},
 };
 
 void TN_ISA(tn_tile_add_f32)(tn_tile_set *set)

@@ -5,19 +5,19 @@
 #include "cpu/simd/tile_set.h"
 
 /* Neighbours, one element for all, or any stride. */
-#define LOAD(name, from_type, to_type, convert)                                                              \
-    static void name(void *out, const void *from, int64_t n, int64_t stride)                                 \
-    {                                                                                                        \
-        to_type *to = out;                                                                                   \
-        const from_type *u = from;                                                                           \
-        if (stride == 1) {                                                                                   \
-            TN_SIMD for (int64_t i = 0; i < n; i++) to[i] = convert(u[i]);                                   \
-        } else if (stride == 0) {                                                                            \
-            const to_type x = convert(u[0]);                                                                 \
-            TN_SIMD for (int64_t i = 0; i < n; i++) to[i] = x;                                               \
-        } else {                                                                                             \
-            for (int64_t i = 0; i < n; i++) to[i] = convert(u[i * stride]);                                  \
-        }                                                                                                    \
+#define LOAD(name, from_type, to_type, convert)                                                    \
+    static void name(void *out, const void *from, int64_t n, int64_t stride)                       \
+    {                                                                                              \
+        to_type *to = out;                                                                         \
+        const from_type *u = from;                                                                 \
+        if (stride == 1) {                                                                         \
+            TN_SIMD for (int64_t i = 0; i < n; i++) to[i] = convert(u[i]);                         \
+        } else if (stride == 0) {                                                                  \
+            const to_type x = convert(u[0]);                                                       \
+            TN_SIMD for (int64_t i = 0; i < n; i++) to[i] = x;                                     \
+        } else {                                                                                   \
+            for (int64_t i = 0; i < n; i++) to[i] = convert(u[i * stride]);                        \
+        }                                                                                          \
     }
 
 #define AS_FLOAT(x) ((float)(x))
@@ -38,12 +38,12 @@ LOAD(i64_from_i8, int8_t, int64_t, AS_INTEGER)
 LOAD(i64_from_i32, int32_t, int64_t, AS_INTEGER)
 LOAD(i64_from_i64, int64_t, int64_t, AS_INTEGER)
 
-#define STORE(name, to_type, from_type, convert)                                                             \
-    static void name(void *to, const void *from, int64_t n)                                                  \
-    {                                                                                                        \
-        to_type *y = to;                                                                                     \
-        const from_type *u = from;                                                                           \
-        TN_SIMD for (int64_t i = 0; i < n; i++) y[i] = (to_type)convert(u[i]);                               \
+#define STORE(name, to_type, from_type, convert)                                                   \
+    static void name(void *to, const void *from, int64_t n)                                        \
+    {                                                                                              \
+        to_type *y = to;                                                                           \
+        const from_type *u = from;                                                                 \
+        TN_SIMD for (int64_t i = 0; i < n; i++) y[i] = (to_type)convert(u[i]);                     \
     }
 
 #define IS_TRUE(x) ((x) != 0.0F)
@@ -56,15 +56,9 @@ STORE(i32_from_i64, int32_t, int64_t, AS_IT_IS)
 STORE(i8_from_i64, int8_t, int64_t, AS_IT_IS)
 STORE(u8_from_i64, uint8_t, int64_t, AS_IT_IS)
 
-static void copy_4(void *to, const void *from, int64_t n)
-{
-    memcpy(to, from, (size_t)n * 4);
-}
+static void copy_4(void *to, const void *from, int64_t n) { memcpy(to, from, (size_t)n * 4); }
 
-static void copy_8(void *to, const void *from, int64_t n)
-{
-    memcpy(to, from, (size_t)n * 8);
-}
+static void copy_8(void *to, const void *from, int64_t n) { memcpy(to, from, (size_t)n * 8); }
 
 void TN_ISA(tn_tile_add_memory)(tn_tile_set *set)
 {

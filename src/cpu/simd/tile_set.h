@@ -8,8 +8,9 @@
 #define TN_PRAGMA(text) _Pragma(#text)
 #define TN_SIMD_SUM(variable) TN_PRAGMA(omp simd reduction(+ : variable))
 
-void TN_ISA(tn_tile_add_f32)(tn_tile_set *set);    /* tile_f32.c: instructions */
-void TN_ISA(tn_tile_add_wide)(tn_tile_set *set);   /* tile_wide.c: instructions of f64 and i64, casts */
+void TN_ISA(tn_tile_add_f32)(tn_tile_set *set); /* tile_f32.c: instructions */
+void TN_ISA(tn_tile_add_wide)(
+    tn_tile_set *set); /* tile_wide.c: instructions of f64 and i64, casts */
 void TN_ISA(tn_tile_add_memory)(tn_tile_set *set); /* tile_memory.c: loads and stores */
 void TN_ISA(tn_tile_add_folds)(tn_tile_set *set);  /* tile_fold.c: reductions */
 

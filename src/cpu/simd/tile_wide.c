@@ -1,4 +1,5 @@
-/* Tile instructions in f64 and in i64, and casts between the classes. Correctness comes first here; loops are plain. */
+/* Tile instructions in f64 and in i64, and casts between the classes. Correctness comes first
+ * here; loops are plain. */
 #include <math.h>
 
 #include "base/half.h"
@@ -7,25 +8,35 @@
 #define PI 3.14159265358979323846
 
 /* out, operands and scalars in `type`; the result in `result`. */
-#define INSTRUCTION(name, type, result, member, expression)                                                  \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        result *to = out;                                                                                    \
-        const type *u = a, *v = b, p = s->member[0], q = s->member[1];                                       \
-        (void)c, (void)v, (void)p, (void)q;                                                                  \
-        for (int64_t i = 0; i < n; i++) to[i] = (result)(expression);                                        \
+#define INSTRUCTION(name, type, result, member, expression)                                        \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        result *to = out;                                                                          \
+        const type *u = a, *v = b, p = s->member[0], q = s->member[1];                             \
+        (void)c, (void)v, (void)p, (void)q;                                                        \
+        for (int64_t i = 0; i < n; i++) to[i] = (result)(expression);                              \
     }
 
-#define ONE(id, function) {TN_OP_##id, {[0] = function}}
+#define ONE(id, function)                                                                          \
+    {                                                                                              \
+        TN_OP_##id, { [0] = function }                                                             \
+    }
 
-/* ---- f64 ------------------------------------------------------------------------------------------------ */
+/* ---- f64 --------------------------------------------------------------------------------- */
 
 static double sigmoid_of(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
 static double sign_of(double x) { return x > 0 ? 1 : x < 0 ? -1 : x; }
 static double softplus_of(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
-static double gelu_slope(double x) { return 0.5 * (1 + erf(x * sqrt(0.5))) + x * exp(-0.5 * x * x) / sqrt(2 * PI); }
+static double gelu_slope(double x)
+{
+    return 0.5 * (1 + erf(x * sqrt(0.5))) + x * exp(-0.5 * x * x) / sqrt(2 * PI);
+}
 static double silu_slope(double x) { return sigmoid_of(x) * (1 + x * (1 - sigmoid_of(x))); }
-static double gelu_tanh_of(double x) { return x * sigmoid_of(2 * sqrt(2 / PI) * (x + 0.044715 * x * x * x)); }
+static double gelu_tanh_of(double x)
+{
+    return x * sigmoid_of(2 * sqrt(2 / PI) * (x + 0.044715 * x * x * x));
+}
 
 static double gelu_tanh_slope(double x)
 {
@@ -68,7 +79,7 @@ F64(ceil, ceil(u[i]))
 F64(round, rint(u[i]))
 F64_BOOL(is_finite, isfinite(u[i]))
 F64(leaky_relu, u[i] > 0 ? u[i] : u[i] * p)
-F64(clamp, u[i] < p ? p : u[i] > q ? q : u[i])
+F64(clamp, u[i]<p ? p : u[i]> q ? q : u[i])
 F64(affine, u[i] * p + q)
 F64(power, pow(u[i], p))
 F64(relu_grad, u[i] > 0 ? v[i] : 0)
@@ -91,33 +102,71 @@ F64_BOOL(greater, u[i] > v[i])
 F64_BOOL(greater_equal, u[i] >= v[i])
 
 /* The condition is a bool, which is f32. */
-#define WHERE(name, type)                                                                                    \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        type *to = out;                                                                                      \
-        const float *condition = a;                                                                          \
-        const type *u = b, *v = c;                                                                           \
-        (void)s;                                                                                             \
-        for (int64_t i = 0; i < n; i++) to[i] = condition[i] != 0.0F ? u[i] : v[i];                          \
+#define WHERE(name, type)                                                                          \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        type *to = out;                                                                            \
+        const float *condition = a;                                                                \
+        const type *u = b, *v = c;                                                                 \
+        (void)s;                                                                                   \
+        for (int64_t i = 0; i < n; i++) to[i] = condition[i] != 0.0F ? u[i] : v[i];                \
     }
 WHERE(where_f64, double)
 WHERE(where_i64, int64_t)
 
 static const tn_tile_row rows_f64[] = {
-    ONE(NEG, neg_f64), ONE(ABS, abs_f64), ONE(SIGN, sign_f64), ONE(EXP, exp_f64), ONE(LOG, log_f64), ONE(LOG1P, log1p_f64),
-    ONE(EXPM1, expm1_f64), ONE(SQRT, sqrt_f64), ONE(RSQRT, rsqrt_f64), ONE(RECIPROCAL, reciprocal_f64), ONE(SQUARE, square_f64),
-    ONE(SIN, sin_f64), ONE(COS, cos_f64), ONE(TANH, tanh_f64), ONE(ERF, erf_f64), ONE(SIGMOID, sigmoid_f64),
-    ONE(SOFTPLUS, softplus_f64), ONE(RELU, relu_f64), ONE(GELU, gelu_f64), ONE(GELU_TANH, gelu_tanh_f64), ONE(SILU, silu_f64),
-    ONE(FLOOR, floor_f64), ONE(CEIL, ceil_f64), ONE(ROUND, round_f64), ONE(IS_FINITE, is_finite_f64), ONE(LEAKY_RELU, leaky_relu_f64),
-    ONE(CLAMP, clamp_f64), ONE(AFFINE, affine_f64), ONE(POWER, power_f64), ONE(RELU_GRAD, relu_grad_f64),
-    ONE(GELU_GRAD, gelu_grad_f64), ONE(GELU_TANH_GRAD, gelu_tanh_grad_f64), ONE(SILU_GRAD, silu_grad_f64), ONE(ADD, add_f64),
-    ONE(SUBTRACT, subtract_f64), ONE(MULTIPLY, multiply_f64), ONE(DIVIDE, divide_f64), ONE(MAXIMUM, maximum_f64),
-    ONE(MINIMUM, minimum_f64), ONE(POW, pow_f64), ONE(MOD, mod_f64), ONE(EQUAL, equal_f64), ONE(NOT_EQUAL, not_equal_f64),
-    ONE(LESS, less_f64), ONE(LESS_EQUAL, less_equal_f64), ONE(GREATER, greater_f64), ONE(GREATER_EQUAL, greater_equal_f64),
+    ONE(NEG, neg_f64),
+    ONE(ABS, abs_f64),
+    ONE(SIGN, sign_f64),
+    ONE(EXP, exp_f64),
+    ONE(LOG, log_f64),
+    ONE(LOG1P, log1p_f64),
+    ONE(EXPM1, expm1_f64),
+    ONE(SQRT, sqrt_f64),
+    ONE(RSQRT, rsqrt_f64),
+    ONE(RECIPROCAL, reciprocal_f64),
+    ONE(SQUARE, square_f64),
+    ONE(SIN, sin_f64),
+    ONE(COS, cos_f64),
+    ONE(TANH, tanh_f64),
+    ONE(ERF, erf_f64),
+    ONE(SIGMOID, sigmoid_f64),
+    ONE(SOFTPLUS, softplus_f64),
+    ONE(RELU, relu_f64),
+    ONE(GELU, gelu_f64),
+    ONE(GELU_TANH, gelu_tanh_f64),
+    ONE(SILU, silu_f64),
+    ONE(FLOOR, floor_f64),
+    ONE(CEIL, ceil_f64),
+    ONE(ROUND, round_f64),
+    ONE(IS_FINITE, is_finite_f64),
+    ONE(LEAKY_RELU, leaky_relu_f64),
+    ONE(CLAMP, clamp_f64),
+    ONE(AFFINE, affine_f64),
+    ONE(POWER, power_f64),
+    ONE(RELU_GRAD, relu_grad_f64),
+    ONE(GELU_GRAD, gelu_grad_f64),
+    ONE(GELU_TANH_GRAD, gelu_tanh_grad_f64),
+    ONE(SILU_GRAD, silu_grad_f64),
+    ONE(ADD, add_f64),
+    ONE(SUBTRACT, subtract_f64),
+    ONE(MULTIPLY, multiply_f64),
+    ONE(DIVIDE, divide_f64),
+    ONE(MAXIMUM, maximum_f64),
+    ONE(MINIMUM, minimum_f64),
+    ONE(POW, pow_f64),
+    ONE(MOD, mod_f64),
+    ONE(EQUAL, equal_f64),
+    ONE(NOT_EQUAL, not_equal_f64),
+    ONE(LESS, less_f64),
+    ONE(LESS_EQUAL, less_equal_f64),
+    ONE(GREATER, greater_f64),
+    ONE(GREATER_EQUAL, greater_equal_f64),
     ONE(WHERE, where_f64),
 };
 
-/* ---- i64: wraps around on overflow, and division by zero gives zero --------------------------------------- */
+/* ---- i64: wraps around on overflow, and division by zero gives zero ---------------------- */
 
 static int64_t wrapped(uint64_t x) { return (int64_t)x; }
 static uint64_t raw(int64_t x) { return (uint64_t)x; }
@@ -141,7 +190,7 @@ I64(abs, u[i] < 0 ? wrapped(0 - raw(u[i])) : u[i])
 I64(sign, (u[i] > 0) - (u[i] < 0))
 I64(square, wrapped(raw(u[i]) * raw(u[i])))
 I64(relu, u[i] < 0 ? 0 : u[i])
-I64(clamp, u[i] < p ? p : u[i] > q ? q : u[i])
+I64(clamp, u[i]<p ? p : u[i]> q ? q : u[i])
 I64(add, wrapped(raw(u[i]) + raw(v[i])))
 I64(subtract, wrapped(raw(u[i]) - raw(v[i])))
 I64(multiply, wrapped(raw(u[i]) * raw(v[i])))
@@ -157,21 +206,38 @@ I64_BOOL(greater, u[i] > v[i])
 I64_BOOL(greater_equal, u[i] >= v[i])
 
 static const tn_tile_row rows_i64[] = {
-    ONE(NEG, neg_i64), ONE(ABS, abs_i64), ONE(SIGN, sign_i64), ONE(SQUARE, square_i64), ONE(RELU, relu_i64), ONE(CLAMP, clamp_i64),
-    ONE(ADD, add_i64), ONE(SUBTRACT, subtract_i64), ONE(MULTIPLY, multiply_i64), ONE(DIVIDE, divide_i64), ONE(MOD, mod_i64),
-    ONE(MAXIMUM, maximum_i64), ONE(MINIMUM, minimum_i64), ONE(EQUAL, equal_i64), ONE(NOT_EQUAL, not_equal_i64), ONE(LESS, less_i64),
-    ONE(LESS_EQUAL, less_equal_i64), ONE(GREATER, greater_i64), ONE(GREATER_EQUAL, greater_equal_i64), ONE(WHERE, where_i64),
+    ONE(NEG, neg_i64),
+    ONE(ABS, abs_i64),
+    ONE(SIGN, sign_i64),
+    ONE(SQUARE, square_i64),
+    ONE(RELU, relu_i64),
+    ONE(CLAMP, clamp_i64),
+    ONE(ADD, add_i64),
+    ONE(SUBTRACT, subtract_i64),
+    ONE(MULTIPLY, multiply_i64),
+    ONE(DIVIDE, divide_i64),
+    ONE(MOD, mod_i64),
+    ONE(MAXIMUM, maximum_i64),
+    ONE(MINIMUM, minimum_i64),
+    ONE(EQUAL, equal_i64),
+    ONE(NOT_EQUAL, not_equal_i64),
+    ONE(LESS, less_i64),
+    ONE(LESS_EQUAL, less_equal_i64),
+    ONE(GREATER, greater_i64),
+    ONE(GREATER_EQUAL, greater_equal_i64),
+    ONE(WHERE, where_i64),
 };
 
-/* ---- casts --------------------------------------------------------------------------------------------------- */
+/* ---- casts ------------------------------------------------------------------------------- */
 
-#define CAST(name, from, result, expression)                                                                 \
-    static void name(void *out, const void *a, const void *b, const void *c, int64_t n, const tn_tile_scalars *s) \
-    {                                                                                                        \
-        result *to = out;                                                                                    \
-        const from *u = a;                                                                                   \
-        (void)b, (void)c, (void)s;                                                                           \
-        TN_SIMD for (int64_t i = 0; i < n; i++) to[i] = (result)(expression);                                \
+#define CAST(name, from, result, expression)                                                       \
+    static void name(void *out, const void *a, const void *b, const void *c, int64_t n,            \
+                     const tn_tile_scalars *s)                                                     \
+    {                                                                                              \
+        result *to = out;                                                                          \
+        const from *u = a;                                                                         \
+        (void)b, (void)c, (void)s;                                                                 \
+        TN_SIMD for (int64_t i = 0; i < n; i++) to[i] = (result)(expression);                      \
     }
 
 static float rounded_bf16(float x) { return tn_f32_from_bf16(tn_bf16_from_f32(x)); }
@@ -195,7 +261,7 @@ static int64_t saturated(double x, const tn_tile_scalars *s)
 }
 CAST(f32_i64, float, int64_t, saturated((double)u[i], s))
 CAST(f64_i64, double, int64_t, saturated(u[i], s))
-CAST(i64_i64, int64_t, int64_t, u[i] < s->i[0] ? s->i[0] : u[i] > s->i[1] ? s->i[1] : u[i])
+CAST(i64_i64, int64_t, int64_t, u[i]<s->i[0] ? s->i[0] : u[i]> s->i[1] ? s->i[1] : u[i])
 CAST(wrap_i32, int64_t, int64_t, (int32_t)u[i])
 CAST(wrap_i8, int64_t, int64_t, (int8_t)u[i])
 CAST(wrap_u8, int64_t, int64_t, (uint8_t)u[i])

@@ -1,8 +1,9 @@
 /* Elementary functions of f32 for SIMD kernels.
  *
- * Each is a scalar function without branches, table look-ups or calls, so that a loop over it marked `#pragma omp simd` becomes vector
- * code on every instruction set. Errors, measured over all f32 (tests/cpu/test_vector_math.c): exp and log at most 2 ulp, the
- * others at most 4. NaN, infinities and subnormals are as in C's math library, except that sin and cos want |x| < 2^23.
+ * Each is a scalar function without branches, table look-ups or calls, so that a loop over it
+ * marked `#pragma omp simd` becomes vector code on every instruction set. Errors, measured over all
+ * f32 (tests/cpu/test_vector_math.c): exp and log at most 2 ulp, the others at most 4. NaN,
+ * infinities and subnormals are as in C's math library, except that sin and cos want |x| < 2^23.
  *
  * The polynomials are minimax fits by Remez' algorithm (scripts/minimax.py), rounded to f32. */
 #ifndef TN_CPU_SIMD_VECTOR_MATH_H
@@ -118,10 +119,7 @@ static inline float tn_with_sign(float magnitude, float sign)
     return tn_f32_from_bits(tn_f32_bits(magnitude) | (tn_f32_bits(sign) & 0x80000000u));
 }
 
-static inline float tn_abs_f32(float x)
-{
-    return tn_f32_from_bits(tn_f32_bits(x) & 0x7fffffffu);
-}
+static inline float tn_abs_f32(float x) { return tn_f32_from_bits(tn_f32_bits(x) & 0x7fffffffu); }
 
 static inline float tn_tanh_f32(float x)
 {
@@ -196,14 +194,12 @@ static inline float tn_sigmoid_slope_f32(float x, float *slope)
 static inline float tn_gelu_tanh_grad_f32(float x)
 {
     float square = x * x, steepness;
-    float s = tn_sigmoid_slope_f32(2.0F * TN_GELU_SLOPE * x * (1.0F + TN_GELU_CUBIC * square), &steepness);
+    float s = tn_sigmoid_slope_f32(2.0F * TN_GELU_SLOPE * x * (1.0F + TN_GELU_CUBIC * square),
+                                   &steepness);
     return s + x * (2.0F * TN_GELU_SLOPE * (1.0F + 3.0F * TN_GELU_CUBIC * square)) * steepness;
 }
 
-static inline float tn_silu_f32(float x)
-{
-    return x * tn_sigmoid_f32(x);
-}
+static inline float tn_silu_f32(float x) { return x * tn_sigmoid_f32(x); }
 
 static inline float tn_silu_grad_f32(float x)
 {
@@ -214,8 +210,10 @@ static inline float tn_silu_grad_f32(float x)
 /* sin(x + quarter pi/2) for |x| < 2^23. The multiple of pi/2 is taken off in f64. */
 static inline float tn_sine_f32(float x, int32_t quarter)
 {
-    const double rounder = 0x1.8p52, high = 0x1.921fb54p0, low = 0x1.10b4611a62633p-30; /* high + low = pi/2 */
-    double wide = (double)x, shifted = wide * 0.63661977236758134308 + rounder, n = shifted - rounder;
+    const double rounder = 0x1.8p52, high = 0x1.921fb54p0,
+                 low = 0x1.10b4611a62633p-30; /* high + low = pi/2 */
+    double wide = (double)x, shifted = wide * 0.63661977236758134308 + rounder,
+           n = shifted - rounder;
     float r = (float)((wide - n * high) - n * low), z = r * r;
     float s = -0.000195146320F;
     s = s * z + 0.00833215564F;
@@ -230,18 +228,13 @@ static inline float tn_sine_f32(float x, int32_t quarter)
     return turn & 2 ? -y : y;
 }
 
-static inline float tn_sin_f32(float x)
-{
-    return tn_sine_f32(x, 0);
-}
+static inline float tn_sin_f32(float x) { return tn_sine_f32(x, 0); }
 
-static inline float tn_cos_f32(float x)
-{
-    return tn_sine_f32(x, 1);
-}
+static inline float tn_cos_f32(float x) { return tn_sine_f32(x, 1); }
 
-/* a^b through f64, because the logarithm's error is multiplied by up to 104. What is special is put right afterwards, in f32: loops that
- * mix comparisons of both widths do not become vector code. */
+/* a^b through f64, because the logarithm's error is multiplied by up to 104. What is special is
+ * put right afterwards, in f32: loops that mix comparisons of both widths do not become vector
+ * code. */
 static inline float tn_pow_f32(float a, float b)
 {
     const double log2_e = 1.44269504088896340736, ln2 = 0.693147180559945309417;
@@ -255,14 +248,16 @@ static inline float tn_pow_f32(float a, float b)
     double y = (double)b * (s * (p * z + 2.0) + (double)e * ln2);
     y = y > 89.0 ? 89.0 : y;
     y = y < -105.0 ? -105.0 : y;
-    double shifted = y * log2_e + 0x1.8p52, rounded = shifted - 0x1.8p52, r = y - rounded * ln2, q = 0.00019790340350607055;
+    double shifted = y * log2_e + 0x1.8p52, rounded = shifted - 0x1.8p52, r = y - rounded * ln2,
+           q = 0.00019790340350607055;
     q = q * r + 0.0013944659610247499;
     q = q * r + 0.0083334970774805173;
     q = q * r + 0.041666294947975045;
     q = q * r + 0.16666665868921016;
     q = q * r + 0.5000000067681557;
     float power = (float)(1.0 + r + r * r * q);
-    int32_t n = (int32_t)(tn_f32_bits((float)rounded + TN_ROUNDER) - tn_f32_bits(TN_ROUNDER)), half = n >> 1;
+    int32_t n = (int32_t)(tn_f32_bits((float)rounded + TN_ROUNDER) - tn_f32_bits(TN_ROUNDER)),
+            half = n >> 1;
     power = power * tn_power_of_two(half) * tn_power_of_two(n - half);
 
     float at_zero = b > 0.0F ? 0.0F : INFINITY, at_infinity = b > 0.0F ? INFINITY : 0.0F;

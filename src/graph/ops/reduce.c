@@ -4,7 +4,7 @@
 
 #include "graph/op.h"
 
-/* ---- reductions -------------------------------------------------------------------------------------- */
+/* ---- reductions -------------------------------------------------------------------------- */
 
 /* The reduced axes as bits; false (and a graph error) if one is out of range or listed twice. */
 static bool axes_of(tn_op_id id, tn_node x, tn_axes axes, uint32_t *bits)
@@ -19,7 +19,8 @@ static bool axes_of(tn_op_id id, tn_node x, tn_axes axes, uint32_t *bits)
         int axis = tn_axis(x, axes.axis[i]);
         if (axis < 0) return false;
         if (*bits >> axis & 1u) {
-            tn_graph_fail(x.graph, "%s of %s: axis %d is listed twice", tn_op_find(id)->name, tn_shape_text(tn_shape_of(x)), axes.axis[i]);
+            tn_graph_fail(x.graph, "%s of %s: axis %d is listed twice", tn_op_find(id)->name,
+                          tn_shape_text(tn_shape_of(x)), axes.axis[i]);
             return false;
         }
         *bits |= 1u << axis;
@@ -32,10 +33,8 @@ static tn_shape reduced_shape(tn_shape from, uint32_t bits, bool keep)
     tn_shape to = {0};
     for (int i = 0; i < from.rank; i++) {
         bool gone = bits >> i & 1u;
-        if (!gone)
-            to.dim[to.rank++] = from.dim[i];
-        else if (keep)
-            to.dim[to.rank++] = 1;
+        if (!gone) to.dim[to.rank++] = from.dim[i];
+        else if (keep) to.dim[to.rank++] = 1;
     }
     return to;
 }
@@ -54,15 +53,21 @@ static tn_node reduce(tn_op_id id, tn_node x, uint32_t bits, bool keep, tn_dtype
     memset(&attribute, 0, sizeof attribute);
     attribute.axes = bits;
     attribute.keep = keep;
-    return tn_node_new(NULL, &(tn_new_node){.id = id, .dtype = dtype, .shape = reduced_shape(tn_shape_of(x), bits, keep), .in = &x,
-                                            .in_count = 1, .attribute = &attribute, .attribute_size = sizeof attribute});
+    return tn_node_new(NULL, &(tn_new_node){.id = id,
+                                            .dtype = dtype,
+                                            .shape = reduced_shape(tn_shape_of(x), bits, keep),
+                                            .in = &x,
+                                            .in_count = 1,
+                                            .attribute = &attribute,
+                                            .attribute_size = sizeof attribute});
 }
 
 tn_node tn_sum(tn_node x, tn_axes axes)
 {
     uint32_t bits;
     if (tn_is_none(x) || !axes_of(TN_OP_SUM, x, axes, &bits)) return TN_NONE;
-    return reduce(TN_OP_SUM, x, bits, axes.keep, tn_dtype_is_float(tn_dtype_of(x)) ? tn_dtype_of(x) : TN_I64);
+    return reduce(TN_OP_SUM, x, bits, axes.keep,
+                  tn_dtype_is_float(tn_dtype_of(x)) ? tn_dtype_of(x) : TN_I64);
 }
 
 tn_node tn_mean(tn_node x, tn_axes axes)
@@ -70,8 +75,9 @@ tn_node tn_mean(tn_node x, tn_axes axes)
     uint32_t bits;
     if (tn_is_none(x) || !axes_of(TN_OP_MEAN, x, axes, &bits)) return TN_NONE;
     if (!tn_dtype_is_float(tn_dtype_of(x)))
-        return tn_graph_fail(x.graph, "mean of %s %s: it takes floating-point operands; cast with tn_cast", tn_dtype_name(tn_dtype_of(x)),
-                             tn_shape_text(tn_shape_of(x)));
+        return tn_graph_fail(x.graph,
+                             "mean of %s %s: it takes floating-point operands; cast with tn_cast",
+                             tn_dtype_name(tn_dtype_of(x)), tn_shape_text(tn_shape_of(x)));
     return reduce(TN_OP_MEAN, x, bits, axes.keep, tn_dtype_of(x));
 }
 
@@ -80,7 +86,8 @@ static tn_node extreme(tn_op_id id, tn_node x, tn_axes axes)
     uint32_t bits;
     if (tn_is_none(x) || !axes_of(id, x, axes, &bits)) return TN_NONE;
     if (reduced_count(x, bits) == 0)
-        return tn_graph_fail(x.graph, "%s over no elements of %s", tn_op_find(id)->name, tn_shape_text(tn_shape_of(x)));
+        return tn_graph_fail(x.graph, "%s over no elements of %s", tn_op_find(id)->name,
+                             tn_shape_text(tn_shape_of(x)));
     return reduce(id, x, bits, axes.keep, tn_dtype_of(x));
 }
 
@@ -92,33 +99,43 @@ static tn_node arg_extreme(tn_op_id id, tn_node x, int axis)
     axis = tn_axis(x, axis);
     if (axis < 0) return TN_NONE;
     if (tn_dim(x, axis) == 0)
-        return tn_graph_fail(x.graph, "%s over no elements: axis %d of %s", tn_op_find(id)->name, axis, tn_shape_text(tn_shape_of(x)));
+        return tn_graph_fail(x.graph, "%s over no elements: axis %d of %s", tn_op_find(id)->name,
+                             axis, tn_shape_text(tn_shape_of(x)));
     tn_axis_attribute attribute;
     memset(&attribute, 0, sizeof attribute);
     attribute.axis = axis;
-    return tn_node_new(NULL, &(tn_new_node){.id = id, .dtype = TN_I64, .shape = reduced_shape(tn_shape_of(x), 1u << axis, false), .in = &x,
-                                            .in_count = 1, .attribute = &attribute, .attribute_size = sizeof attribute});
+    return tn_node_new(NULL,
+                       &(tn_new_node){.id = id,
+                                      .dtype = TN_I64,
+                                      .shape = reduced_shape(tn_shape_of(x), 1u << axis, false),
+                                      .in = &x,
+                                      .in_count = 1,
+                                      .attribute = &attribute,
+                                      .attribute_size = sizeof attribute});
 }
 
 tn_node tn_argmax(tn_node x, int axis) { return arg_extreme(TN_OP_ARGMAX, x, axis); }
 tn_node tn_argmin(tn_node x, int axis) { return arg_extreme(TN_OP_ARGMIN, x, axis); }
 
-/* With the maximum taken out, so that exp does not overflow; a row of nothing but -inf gives -inf, and gradient 0. 16-bit
- * floats are summed in f32. */
+/* With the maximum taken out, so that exp does not overflow; a row of nothing but -inf gives
+ * -inf, and gradient 0. 16-bit floats are summed in f32. */
 tn_node tn_logsumexp(tn_node x, tn_axes axes)
 {
     if (tn_is_none(x)) return x;
     tn_dtype dtype = tn_dtype_of(x);
     if (!tn_dtype_is_float(dtype))
-        return tn_graph_fail(x.graph, "logsumexp of %s %s: it takes floating-point operands; cast with tn_cast", tn_dtype_name(dtype),
-                             tn_shape_text(tn_shape_of(x)));
-    if (dtype == TN_BF16 || dtype == TN_F16) return tn_cast(tn_logsumexp(tn_cast(x, TN_F32), axes), dtype);
+        return tn_graph_fail(
+            x.graph, "logsumexp of %s %s: it takes floating-point operands; cast with tn_cast",
+            tn_dtype_name(dtype), tn_shape_text(tn_shape_of(x)));
+    if (dtype == TN_BF16 || dtype == TN_F16)
+        return tn_cast(tn_logsumexp(tn_cast(x, TN_F32), axes), dtype);
     bool keep = axes.keep;
     axes.keep = true;
     tn_node largest = tn_stop_gradient(tn_max(x, axes));
     if (tn_is_none(largest)) return TN_NONE;
     largest = tn_where(tn_is_finite(largest), largest, tn_like(largest, 0));
-    tn_node sum = tn_sum(tn_exp(tn_subtract(x, largest)), axes), empty = tn_equal(sum, tn_like(sum, 0));
+    tn_node sum = tn_sum(tn_exp(tn_subtract(x, largest)), axes),
+            empty = tn_equal(sum, tn_like(sum, 0));
     tn_node logarithm = tn_log(tn_where(empty, tn_like(sum, 1), sum));
     tn_node result = tn_add(tn_where(empty, tn_like(sum, -INFINITY), logarithm), largest);
     if (keep) return result;
@@ -133,7 +150,8 @@ tn_node tn_sum_to(tn_node x, tn_node like)
     tn_shape from = tn_shape_of(x), to = tn_shape_of(like), both;
     if (tn_shape_equal(from, to)) return x;
     if (!tn_shape_broadcast(to, from, &both) || !tn_shape_equal(both, from))
-        return tn_graph_fail(x.graph, "sum_to: %s is not a broadcast of %s", tn_shape_text(from), tn_shape_text(to));
+        return tn_graph_fail(x.graph, "sum_to: %s is not a broadcast of %s", tn_shape_text(from),
+                             tn_shape_text(to));
     uint32_t bits = 0;
     int extra = from.rank - to.rank;
     for (int i = 0; i < from.rank; i++)
@@ -154,13 +172,15 @@ static uint32_t bits_of(tn_node node)
 
 static void sum_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
 {
-    if (tn_dtype_of(in[0]) == tn_dtype_of(out[0])) d_in[0] = stretched(d_out[0], in[0], bits_of(out[0]));
+    if (tn_dtype_of(in[0]) == tn_dtype_of(out[0]))
+        d_in[0] = stretched(d_out[0], in[0], bits_of(out[0]));
 }
 
 static void mean_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
 {
     uint32_t bits = bits_of(out[0]);
-    d_in[0] = stretched(tn_affine(d_out[0], 1 / (double)reduced_count(in[0], bits), 0), in[0], bits);
+    d_in[0] = stretched(tn_affine(d_out[0], 1 / (double)reduced_count(in[0], bits), 0), in[0],
+                        bits);
 }
 
 /* Elements equal to the extreme share its cotangent. */
@@ -174,17 +194,23 @@ static void extreme_vjp(const tn_node *in, const tn_node *out, const tn_node *d_
     d_in[0] = tn_multiply(hit, stretched(share, x, bits));
 }
 
-/* ---- scans -------------------------------------------------------------------------------------------- */
+/* ---- scans ------------------------------------------------------------------------------- */
 
-static tn_node scan(tn_op_id id, const tn_node *in, int count, int axis, bool exclusive, bool reverse)
+static tn_node scan(tn_op_id id, const tn_node *in, int count, int axis, bool exclusive,
+                    bool reverse)
 {
     tn_axis_attribute attribute;
     memset(&attribute, 0, sizeof attribute);
     attribute.axis = axis;
     attribute.exclusive = exclusive;
     attribute.reverse = reverse;
-    return tn_node_new(NULL, &(tn_new_node){.id = id, .dtype = tn_dtype_of(in[0]), .shape = tn_shape_of(in[0]), .in = in, .in_count = count,
-                                            .attribute = &attribute, .attribute_size = sizeof attribute});
+    return tn_node_new(NULL, &(tn_new_node){.id = id,
+                                            .dtype = tn_dtype_of(in[0]),
+                                            .shape = tn_shape_of(in[0]),
+                                            .in = in,
+                                            .in_count = count,
+                                            .attribute = &attribute,
+                                            .attribute_size = sizeof attribute});
 }
 
 static tn_node checked_scan(tn_op_id id, tn_node x, int axis, bool exclusive, bool reverse)
@@ -192,7 +218,8 @@ static tn_node checked_scan(tn_op_id id, tn_node x, int axis, bool exclusive, bo
     axis = tn_axis(x, axis);
     if (axis < 0) return TN_NONE;
     if (tn_dtype_of(x) == TN_BOOL)
-        return tn_graph_fail(x.graph, "%s of bool %s: cast with tn_cast", tn_op_find(id)->name, tn_shape_text(tn_shape_of(x)));
+        return tn_graph_fail(x.graph, "%s of bool %s: cast with tn_cast", tn_op_find(id)->name,
+                             tn_shape_text(tn_shape_of(x)));
     return scan(id, &x, 1, axis, exclusive, reverse);
 }
 
@@ -210,35 +237,39 @@ tn_node tn_linear_scan(tn_node a, tn_node b, int axis, bool reverse)
 {
     axis = tn_axis(a, axis);
     if (axis < 0 || tn_is_none(b)) return TN_NONE;
-    if (tn_dtype_of(a) != tn_dtype_of(b) || !tn_shape_equal(tn_shape_of(a), tn_shape_of(b)) || !tn_dtype_is_float(tn_dtype_of(a)))
-        return tn_graph_fail(a.graph, "linear_scan: %s %s and %s %s; both operands must have the same shape and floating-point dtype",
-                             tn_dtype_name(tn_dtype_of(a)), tn_shape_text(tn_shape_of(a)), tn_dtype_name(tn_dtype_of(b)),
-                             tn_shape_text(tn_shape_of(b)));
+    if (tn_dtype_of(a) != tn_dtype_of(b) || !tn_shape_equal(tn_shape_of(a), tn_shape_of(b)) ||
+        !tn_dtype_is_float(tn_dtype_of(a)))
+        return tn_graph_fail(a.graph,
+                             "linear_scan: %s %s and %s %s; both operands must have the same shape "
+                             "and floating-point dtype",
+                             tn_dtype_name(tn_dtype_of(a)), tn_shape_text(tn_shape_of(a)),
+                             tn_dtype_name(tn_dtype_of(b)), tn_shape_text(tn_shape_of(b)));
     return scan(TN_OP_LINEAR_SCAN, (tn_node[]){a, b}, 2, axis, false, reverse);
 }
 
-/* x moved by one along axis: result[i] = x[i + 1] (forward) or x[i - 1], and 0 where that does not exist. */
+/* x moved by one along axis: result[i] = x[i + 1] (forward) or x[i - 1], and 0 where that does
+ * not exist. */
 static tn_node moved(tn_node x, int axis, bool forward)
 {
     int64_t n = tn_dim(x, axis), before[TN_MAX_RANK] = {0}, after[TN_MAX_RANK] = {0};
     if (n == 0) return x;
     *(forward ? &after[axis] : &before[axis]) = 1;
-    return tn_pad(tn_slice(x, axis, forward ? 1 : 0, forward ? n : n - 1, 1), before, after, TN_PAD_CONSTANT, 0);
+    return tn_pad(tn_slice(x, axis, forward ? 1 : 0, forward ? n : n - 1, 1), before, after,
+                  TN_PAD_CONSTANT, 0);
 }
 
-static const tn_axis_attribute *along(tn_node node)
-{
-    return tn_value_of(node)->attribute;
-}
+static const tn_axis_attribute *along(tn_node node) { return tn_value_of(node)->attribute; }
 
 static void cumsum_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
 {
     (void)in;
-    d_in[0] = scan(TN_OP_CUMSUM, d_out, 1, along(out[0])->axis, along(out[0])->exclusive, !along(out[0])->reverse);
+    d_in[0] = scan(TN_OP_CUMSUM, d_out, 1, along(out[0])->axis, along(out[0])->exclusive,
+                   !along(out[0])->reverse);
 }
 
-/* y[i] = prod_{k <= i} x[k], so dL/dx[j] = P[j] S[j] with the product P[j] before j and S[j] = sum_{i >= j} d[i] prod_{j < k <= i} x[k],
- * which is S[j] = d[j] + x[j+1] S[j+1]: no division, so zeros do no harm. Exclusive: the same with d[j+1] for d[j]. */
+/* y[i] = prod_{k <= i} x[k], so dL/dx[j] = P[j] S[j] with the product P[j] before j and S[j] =
+ * sum_{i >= j} d[i] prod_{j < k <= i} x[k], which is S[j] = d[j] + x[j+1] S[j+1]: no division,
+ * so zeros do no harm. Exclusive: the same with d[j+1] for d[j]. */
 static void cumprod_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
 {
     int axis = along(out[0])->axis;
@@ -248,8 +279,10 @@ static void cumprod_vjp(const tn_node *in, const tn_node *out, const tn_node *d_
     d_in[0] = tn_multiply(before, tn_linear_scan(d, moved(in[0], axis, true), axis, true));
 }
 
-/* s[i] = a[i] + b[i] s[i-1]: cotangents t[i] = d[i] + b[i+1] t[i+1]; da = t, db[i] = t[i] s[i-1]. In reverse all turns round. */
-static void linear_scan_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
+/* s[i] = a[i] + b[i] s[i-1]: cotangents t[i] = d[i] + b[i+1] t[i+1]; da = t, db[i] = t[i]
+ * s[i-1]. In reverse all turns round. */
+static void linear_scan_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out,
+                            tn_node *d_in)
 {
     int axis = along(out[0])->axis;
     bool reverse = along(out[0])->reverse;
@@ -257,7 +290,7 @@ static void linear_scan_vjp(const tn_node *in, const tn_node *out, const tn_node
     d_in[1] = tn_multiply(d_in[0], moved(out[0], axis, reverse));
 }
 
-/* ---- rows ----------------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------- */
 
 static double flop_per_operand_element(const tn_value *self, const tn_value *const *in)
 {
@@ -272,14 +305,31 @@ static double linear_scan_flop(const tn_value *self, const tn_value *const *in)
 }
 
 const tn_op tn_reduce_ops[] = {
-    {.id = TN_OP_SUM, .name = "sum", .flags = TN_LINEAR, .vjp = sum_vjp, .flop = flop_per_operand_element},
-    {.id = TN_OP_MEAN, .name = "mean", .flags = TN_LINEAR, .vjp = mean_vjp, .flop = flop_per_operand_element},
+    {.id = TN_OP_SUM,
+     .name = "sum",
+     .flags = TN_LINEAR,
+     .vjp = sum_vjp,
+     .flop = flop_per_operand_element},
+    {.id = TN_OP_MEAN,
+     .name = "mean",
+     .flags = TN_LINEAR,
+     .vjp = mean_vjp,
+     .flop = flop_per_operand_element},
     {.id = TN_OP_MAX, .name = "max", .vjp = extreme_vjp, .flop = flop_per_operand_element},
     {.id = TN_OP_MIN, .name = "min", .vjp = extreme_vjp, .flop = flop_per_operand_element},
-    {.id = TN_OP_ARGMAX, .name = "argmax", .flags = TN_NO_GRADIENT, .flop = flop_per_operand_element},
-    {.id = TN_OP_ARGMIN, .name = "argmin", .flags = TN_NO_GRADIENT, .flop = flop_per_operand_element},
+    {.id = TN_OP_ARGMAX,
+     .name = "argmax",
+     .flags = TN_NO_GRADIENT,
+     .flop = flop_per_operand_element},
+    {.id = TN_OP_ARGMIN,
+     .name = "argmin",
+     .flags = TN_NO_GRADIENT,
+     .flop = flop_per_operand_element},
     {.id = TN_OP_CUMSUM, .name = "cumsum", .flags = TN_LINEAR, .vjp = cumsum_vjp},
     {.id = TN_OP_CUMPROD, .name = "cumprod", .vjp = cumprod_vjp},
-    {.id = TN_OP_LINEAR_SCAN, .name = "linear_scan", .vjp = linear_scan_vjp, .flop = linear_scan_flop},
+    {.id = TN_OP_LINEAR_SCAN,
+     .name = "linear_scan",
+     .vjp = linear_scan_vjp,
+     .flop = linear_scan_flop},
 };
 const int tn_reduce_op_count = sizeof tn_reduce_ops / sizeof *tn_reduce_ops;
