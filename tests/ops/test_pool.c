@@ -1,5 +1,5 @@
 /* Pooling: gradients to second order, the CPU kernels against the reference, ties, NaN, padding, layouts, messages. */
-#include "ops/instruction_sets.h"
+#include "graph_check.h"
 
 typedef struct pool_case {
     int space;
@@ -190,14 +190,11 @@ static void test_messages(void **unused)
     refuse(TN_SHAPE(1, 1, 1, 1), TN_F32, (tn_pool_geometry){.kernel = {INT32_MAX / 2, 3}}, false, "do not go with");
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argv;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pools), cmocka_unit_test(test_large), cmocka_unit_test(test_max_choice), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_f64),   cmocka_unit_test(test_messages),
     };
-    const struct CMUnitTest other_sets[] = {cmocka_unit_test(test_other_instruction_sets)};
-    int failed = cmocka_run_group_tests_name("pool", tests, NULL, NULL);
-    return argc > 1 || failed ? failed : cmocka_run_group_tests_name("pool on other instruction sets", other_sets, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* Matrix product and convolution: gradients to second order, the CPU kernels against the reference over random shapes, layouts,
  * threads and instruction sets, empty dimensions, types, messages. */
-#include "ops/instruction_sets.h"
+#include "graph_check.h"
 
 #define TN_NO_PLACES
 #include "graph/op.h"
@@ -546,9 +546,8 @@ static void test_two_contexts(void **unused)
     tn_graph_free(graph);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argv;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matmul_small),
         cmocka_unit_test(test_matmul_batches),
@@ -570,7 +569,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_convolution_messages),
         cmocka_unit_test(test_two_contexts),
     };
-    const struct CMUnitTest other_sets[] = {cmocka_unit_test(test_other_instruction_sets)};
-    int failed = cmocka_run_group_tests_name("product", tests, NULL, NULL);
-    return argc > 1 || failed ? failed : cmocka_run_group_tests_name("product on other instruction sets", other_sets, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* Reductions and scans: values, derivatives to second order, accuracy of long sums, ties, empty
  * axes, dtypes, messages. */
-#include "ops/instruction_sets.h"
+#include "graph_check.h"
 
 /* ---- sums, means, extremes --------------------------------------------------------------- */
 
@@ -455,7 +455,7 @@ static void test_messages(void **unused)
     }
 }
 
-int main(int count, char **argument)
+int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reductions),
@@ -473,8 +473,5 @@ int main(int count, char **argument)
         cmocka_unit_test(test_sum_to),
         cmocka_unit_test(test_messages),
     };
-    const struct CMUnitTest others[] = {cmocka_unit_test(test_other_instruction_sets)};
-    (void)argument;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    return count > 1 ? failed : failed + cmocka_run_group_tests(others, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,7 +16,6 @@
 
 #define MOST_PARTS 16 /* rows are dealt out to at most so many threads, each with a buffer of its own */
 #define PARALLEL_BYTES (1 << 18)
-#define STRIP 256
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -290,52 +289,54 @@ static const float *gather_rows(const resize_plan *p, const unsigned char *in, i
     return buffer;
 }
 
-/* Cells of width 1: windows run across lanes. */
-INLINE void spread_lanes_as(const resize_plan *p, const float *restrict row, void *restrict out, tn_dtype dtype)
+/* Cells of width 1: windows run across lanes. `most` is a constant where it is small. */
+INLINE void spread_lanes_of(const resize_plan *p, int32_t most, const float *restrict row, void *restrict out, tn_dtype dtype)
 {
     int64_t n = p->to[2];
-    int32_t most = p->axis[2].most;
     const int32_t *restrict index = p->index;
     const float *restrict weight = p->weight;
-    if (most == 1) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; i++) store(out, i, weight[i] * row[index[i]], dtype);
-    } else if (most == 2) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) store(out, i, weight[i] * row[index[i]] + weight[n + i] * row[index[n + i]], dtype);
-    } else {
-        for (int64_t i0 = 0; i0 < n; i0 += STRIP) {
-            float sum[STRIP] = {0};
-            int64_t count = n - i0 < STRIP ? n - i0 : STRIP;
-            for (int32_t t = 0; t < most; t++)
-#pragma omp simd
-                for (int64_t i = 0; i < count; i++) sum[i] += weight[t * n + i0 + i] * row[index[t * n + i0 + i]];
-            for (int64_t i = 0; i < count; i++) store(out, i0 + i, sum[i], dtype);
-        }
+    for (int64_t i = 0; i < n; i++) {
+        float sum = weight[i] * row[index[i]];
+        for (int32_t t = 1; t < most; t++) sum += weight[t * n + i] * row[index[t * n + i]];
+        store(out, i, sum, dtype);
     }
 }
 
-/* Cells of C channels: windows over whole cells. */
-INLINE void spread_cells_as(const resize_plan *p, const float *restrict row, void *restrict out, tn_dtype dtype)
+INLINE void spread_lanes_as(const resize_plan *p, const float *row, void *out, tn_dtype dtype)
+{
+    switch (p->axis[2].most) {
+    case 1: spread_lanes_of(p, 1, row, out, dtype); break;
+    case 2: spread_lanes_of(p, 2, row, out, dtype); break;
+    case 4: spread_lanes_of(p, 4, row, out, dtype); break;
+    default: spread_lanes_of(p, p->axis[2].most, row, out, dtype);
+    }
+}
+
+/* A cell of C channels: the window's whole cells, weighted. */
+INLINE void spread_cell_of(int32_t count, const float *restrict weight, const float *restrict from, int64_t cell, void *restrict out, int64_t to,
+                           tn_dtype dtype)
+{
+#pragma omp simd
+    for (int64_t c = 0; c < cell; c++) {
+        float sum = 0;
+        for (int32_t t = 0; t < count; t++) sum += weight[t] * from[t * cell + c];
+        store(out, to + c, sum, dtype);
+    }
+}
+
+INLINE void spread_cells_as(const resize_plan *p, const float *row, void *out, tn_dtype dtype)
 {
     const windows *w = &p->axis[2];
     int64_t cell = p->cell;
     for (int64_t x = 0; x < p->to[2]; x++) {
         const float *from = row + w->first[x] * cell, *weight = w->weight + x * w->most;
-        int32_t count = w->count[x];
-        int64_t to = x * cell;
-        if (count == 1) {
-            for (int64_t c = 0; c < cell; c++) store(out, to + c, weight[0] * from[c], dtype);
-        } else if (count == 2) {
-            for (int64_t c = 0; c < cell; c++) store(out, to + c, weight[0] * from[c] + weight[1] * from[cell + c], dtype);
-        } else {
-            for (int64_t c0 = 0; c0 < cell; c0 += STRIP) {
-                float sum[STRIP] = {0};
-                int64_t width = cell - c0 < STRIP ? cell - c0 : STRIP;
-                for (int32_t t = 0; t < count; t++)
-                    for (int64_t c = 0; c < width; c++) sum[c] += weight[t] * from[t * cell + c0 + c];
-                for (int64_t c = 0; c < width; c++) store(out, to + c0 + c, sum[c], dtype);
-            }
+        switch (w->count[x]) {
+        case 1: spread_cell_of(1, weight, from, cell, out, x * cell, dtype); break;
+        case 2: spread_cell_of(2, weight, from, cell, out, x * cell, dtype); break;
+        case 3: spread_cell_of(3, weight, from, cell, out, x * cell, dtype); break;
+        case 4: spread_cell_of(4, weight, from, cell, out, x * cell, dtype); break;
+        default: spread_cell_of(w->count[x], weight, from, cell, out, x * cell, dtype);
         }
     }
 }
