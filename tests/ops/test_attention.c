@@ -1,7 +1,6 @@
 /* Attention, rotary positions and the cache write: gradients, kernels against the reference, edges, messages. */
 #include "graph/attention.h"
 #include "graph_check.h"
-#include "instruction_sets.h"
 
 /* ---- cases ------------------------------------------------------------------------------------------------------ */
 
@@ -647,9 +646,8 @@ static void test_flop(void **state)
     }
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argv;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small),
         cmocka_unit_test(test_large),
@@ -670,8 +668,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_flop),
     };
-    const struct CMUnitTest others[] = {cmocka_unit_test(test_other_instruction_sets)};
-    int failed = cmocka_run_group_tests_name("attention", tests, NULL, NULL);
-    if (argc > 1 || failed) return failed;
-    return cmocka_run_group_tests_name("attention on other instruction sets", others, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

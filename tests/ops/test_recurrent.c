@@ -1,7 +1,6 @@
 /* LSTM and GRU sequences: gradients to second order, kernels against the reference and the unrolled form, lengths, clients. */
 #include "graph/recurrent.h"
 #include "graph_check.h"
-#include "instruction_sets.h"
 
 typedef struct sequence_case {
     bool gru;
@@ -111,7 +110,7 @@ static void test_random_shapes(void **state)
     (void)state;
     for (uint64_t seed = 0; seed < 30; seed++) {
         sequence_case s = {.gru = seed & 1};
-        s.P = DRAW_CLIENTS(seed);
+        s.P = (int64_t)tn_random_below(seed, 3, 0, 3);
         s.L = 1 + (int64_t)tn_random_below(seed, 3, 1, 6);
         s.B = 1 + (int64_t)tn_random_below(seed, 3, 2, 20);
         s.I = 1 + (int64_t)tn_random_below(seed, 3, 3, 9);
@@ -292,16 +291,12 @@ static void test_messages(void **state)
     tn_graph_free(graph);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    (void)argv;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small),      cmocka_unit_test(test_large),          cmocka_unit_test(test_random_shapes),
         cmocka_unit_test(test_empty),      cmocka_unit_test(test_lengths),        cmocka_unit_test(test_saturation),
         cmocka_unit_test(test_decompositions), cmocka_unit_test(test_messages),
     };
-    const struct CMUnitTest others[] = {cmocka_unit_test(test_other_instruction_sets)};
-    int failed = cmocka_run_group_tests_name("recurrent", tests, NULL, NULL);
-    if (argc > 1 || failed) return failed;
-    return cmocka_run_group_tests_name("recurrent on other instruction sets", others, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
