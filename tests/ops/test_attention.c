@@ -383,17 +383,17 @@ static void test_rope(void **state)
         tn_rope_options options;
         double furthest;
     } cases[] = {
-        {{4, {2, 3, 2, 6}}, {1, {3}}, {0}, 10},
+        {{4, {2, 3, 2, 6}}, {1, {3}}, {.base = 0}, 10},
         {{4, {2, 3, 2, 6}}, {2, {2, 3}}, {.interleaved = true}, 1e6},
         {{3, {5, 2, 8}}, {1, {5}}, {.rotary = 4, .base = 500000}, 1e6},
         {{3, {5, 1, 10}}, {1, {5}}, {.rotary = 6, .interleaved = true}, 300},
-        {{4, {2, 40, 4, 64}}, {1, {40}}, {0}, 1e6},
-        {{5, {2, 2, 3, 2, 4}}, {3, {2, 2, 3}}, {0}, 100},
+        {{4, {2, 40, 4, 64}}, {1, {40}}, {.base = 0}, 1e6},
+        {{5, {2, 2, 3, 2, 4}}, {3, {2, 2, 3}}, {.base = 0}, 100},
         {{5, {2, 2, 3, 2, 4}}, {1, {3}}, {.interleaved = true}, 100},
-        {{3, {2, 1, 1030}}, {1, {2}}, {0}, 1000}, /* longer than the table on the stack */
+        {{3, {2, 1, 1030}}, {1, {2}}, {.base = 0}, 1000}, /* longer than the table on the stack */
         {{3, {2, 3, 7}}, {1, {2}}, {.rotary = 6}, 1000},
-        {{3, {0, 3, 8}}, {1, {0}}, {0}, 1000},
-        {{3, {2, 0, 8}}, {1, {2}}, {0}, 1000},
+        {{3, {0, 3, 8}}, {1, {0}}, {.base = 0}, 1000},
+        {{3, {2, 0, 8}}, {1, {2}}, {.base = 0}, 1000},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         rope_case option = {cases[i].options};
@@ -425,8 +425,8 @@ static void test_rope_angles(void **state)
                 double angle = position[t] * pow(10000, -2.0 * i / Q);
                 int one = interleaved ? 2 * i : i, two = interleaved ? 2 * i + 1 : i + Q / 2;
                 double tolerance = narrow ? 8e-3 : 3e-7;
-                assert_float_equal(out[t][one], cos(angle) - sin(angle), tolerance);
-                assert_float_equal(out[t][two], cos(angle) + sin(angle), tolerance);
+                assert_float_equal(out[t][one], (float)(cos(angle) - sin(angle)), (float)tolerance);
+                assert_float_equal(out[t][two], (float)(cos(angle) + sin(angle)), (float)tolerance);
             }
         tn_plan_free(plan);
         tn_graph_free(graph);

@@ -213,7 +213,7 @@ static void test_saturation(void **state)
             assert_int_equal(tn_run(plan, NULL, (void *[]){&h}), TN_OK);
             /* z = 1 keeps h0 = 0; z = 0 takes n = -1. i = o = 1 and g = 1 give tanh(1); i = 0 gives 0. */
             if (k == 2) assert_true(isnan(h));
-            else assert_float_equal(h, gru ? (k == 0 ? 0 : -1) : (k == 0 ? tanh(1) : 0), 1e-6);
+            else assert_float_equal(h, gru ? (k == 0 ? 0 : -1) : (k == 0 ? (float)tanh(1) : 0), 1e-6f);
             tn_plan_free(plan);
             tn_graph_free(graph);
         }
@@ -267,7 +267,7 @@ static void test_messages(void **state)
         tn_node x = tn_input(graph, "x", TN_F32, TN_SHAPE(5, 2, 3)), w = tn_input(graph, "w", TN_F32, TN_SHAPE(16, 3)); \
         tn_node u = tn_input(graph, "u", TN_F32, TN_SHAPE(16, 4)), b = tn_input(graph, "b", TN_F32, TN_SHAPE(16));      \
         tn_node h = tn_input(graph, "h", TN_F32, TN_SHAPE(2, 4)), none = TN_NONE;                                       \
-        (void)w, (void)u, (void)b, (void)h, (void)none;                                                                 \
+        (void)x, (void)w, (void)u, (void)b, (void)h, (void)none;                                                                 \
         assert_true(tn_is_none((expression).y));                                                                        \
         check_refused(graph, part);                                                                                     \
         tn_graph_free(graph);                                                                                           \
