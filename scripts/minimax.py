@@ -2,7 +2,8 @@
 """Prints the polynomials of src/cpu/simd/vector_math.h: minimax fits by Remez' exchange algorithm.
 
 Needs mpmath (python3-mpmath). Each fit minimises the largest weighted error over its interval; the
-weight turns the error of the polynomial into the relative error of the function.
+weight turns the error of the polynomial into the relative error of the function. The last digits
+depend on GRID and do not matter.
 """
 import struct
 

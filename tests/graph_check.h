@@ -227,7 +227,7 @@ static inline void check_close(const check_case *c, const char *what, int which,
         if (isfinite(expected[i])) largest = fmax(largest, fabs(expected[i]));
     for (int64_t i = 0; i < count; i++) {
         bool same = got[i] == expected[i] || (isnan(got[i]) && isnan(expected[i])) ||
-                    fabs(got[i] - expected[i]) <= tolerance * fmax(largest, 1e-3);
+                    fabs(got[i] - expected[i]) <= tolerance * fmax(largest, 1e-2);
         if (!same)
             fail_msg("%s: %s %d differs at element %lld: %.9g, expected %.9g (largest %.3g, "
                      "tolerance %.1e)",

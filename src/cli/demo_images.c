@@ -31,7 +31,7 @@ static tn_status build(network *n, int steps)
     tn_node loss = tn_mean(tn_cross_entropy(logits, labels), TN_ALL_AXES);
     tn_optimizer sgd = tn_sgd(.learning_rate = 0.05, .momentum = 0.9, .nesterov = true,
                               .weight_decay = 5e-4,
-                              .schedule = {.kind = TN_COSINE, .warmup = 10, .steps = steps});
+                              .schedule = {.kind = TN_COSINE, .warmup = steps / 20, .steps = steps});
     tn_node update = tn_minimise(loss, &sgd);
     tn_node named = tn_argmax(
         tn_resnet(testing, images, .classes = TN_SHAPES_CLASSES, .width = WIDTH), 1);

@@ -206,6 +206,9 @@ static void release(tn_step *step)
     step->prepared = NULL;
 }
 
+/* Own kernels for results of few channels; their prepare answers TN_UNSUPPORTED for what is not theirs. */
+static const tn_kernel *narrow;
+
 static tn_status cut_and_make(tn_step *step, conv_plan *w, int64_t pieces)
 {
     free(w->cut.piece);
@@ -224,6 +227,13 @@ static tn_status prepare(tn_step *step)
         return TN_OK;
     }
     if (tn_conv_is_trivial(step, &s)) return TN_OK;
+    if (narrow) {
+        const tn_kernel *self = step->kernel;
+        step->kernel = narrow;
+        tn_status status = narrow->prepare(step);
+        if (status != TN_UNSUPPORTED) return status;
+        step->kernel = self;
+    }
     dnnl_data_type_t type;
     if (!tn_onednn_dtype(s.dtype, &type))
         return tn_fail(TN_UNSUPPORTED, "%s of %s is not implemented; cast to f32 or bf16", step->op->name, tn_dtype_name(s.dtype));
@@ -288,6 +298,7 @@ static tn_status run_all(const tn_step *step, void *const *in, void *const *out,
 void tn_cpu_onednn_convolution(tn_kernel_table *table)
 {
     static const tn_kernel kernel = {.layouts = tn_conv_layouts, .prepare = prepare, .run = run_all, .release = release};
+    narrow = table->kernel[TN_OP_CONVOLUTION];
     table->kernel[TN_OP_CONVOLUTION] = table->kernel[TN_OP_CONVOLUTION_INPUT] = &kernel;
     tn_cpu_onednn_convolution_weight(table);
 }

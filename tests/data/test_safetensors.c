@@ -268,9 +268,9 @@ static void test_conversion(void **state)
             case 3: {
                 int exponent;
                 double mantissa = frexp(fabs(value), &exponent); /* in [0.5, 1) */
-                uint16_t half = value == 0 ? 0
-                                           : (uint16_t)((exponent - 1 + 15) << 10 |
-                                                        (int)((mantissa * 2 - 1) * 1024));
+                uint16_t half = (uint16_t)(value == 0 ? 0
+                                                      : (exponent - 1 + 15) << 10 |
+                                                            (int)((mantissa * 2 - 1) * 1024));
                 put_u16(&made, (uint16_t)(half | (value < 0 ? 0x8000 : 0)));
                 break;
             }
@@ -442,7 +442,7 @@ static void test_round_trip(void **state)
                                       TN_I32, TN_I8,  TN_U8,   TN_BOOL};
     enum { COUNT = sizeof dtypes / sizeof *dtypes };
     tn_weight tensors[COUNT + 2];
-    char names[COUNT][16];
+    char names[COUNT][32];
     for (int i = 0; i < COUNT; i++) {
         snprintf(names[i], sizeof names[i], "t%d \"\xc3\xbc\"", i); /* quotes and an umlaut */
         tensors[i] = (tn_weight){names[i],          dtypes[i], TN_CODING_PLAIN,

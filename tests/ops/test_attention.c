@@ -1,6 +1,7 @@
 /* Attention, rotary positions and the cache write: gradients, kernels against the reference, edges, messages. */
+#include "graph_check.h" /* first: with the macros that record places */
+
 #include "graph/attention.h"
-#include "graph_check.h"
 
 /* ---- cases ------------------------------------------------------------------------------------------------------ */
 
@@ -602,7 +603,7 @@ static void test_messages(void **state)
     REFUSED(tn_attention(q, packed, packed), "the dense form wants q [B, L, H, Q], k and v [B, M, K, Q]");
     REFUSED(tn_attention(packed, packed, packed), "the dense form");
     REFUSED(tn_attention(q, k, k, .offsets = i), "the packed form wants q [T, H, Q]");
-    REFUSED(tn_attention(k, q, q), "do not fit");
+    REFUSED(tn_attention(k, q, q), "2 heads are not a multiple of 4 key/value heads");
     REFUSED(tn_attention(tn_slice(q, 2, 0, 3, 1), k, k), "3 heads are not a multiple of 2 key/value heads");
     REFUSED(tn_attention(q, k, k, .window = -1), "window -1");
     REFUSED(tn_attention(q, k, k, .scale = INFINITY), "scale inf");

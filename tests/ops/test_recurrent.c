@@ -1,6 +1,7 @@
 /* LSTM and GRU sequences: gradients to second order, kernels against the reference and the unrolled form, lengths, clients. */
+#include "graph_check.h" /* first: with the macros that record places */
+
 #include "graph/recurrent.h"
-#include "graph_check.h"
 
 typedef struct sequence_case {
     bool gru;

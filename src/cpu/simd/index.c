@@ -1,8 +1,7 @@
-/* Gather and scatter, and segments of packed rows.
+/* Gather and scatter, take and put, one-hot rows.
  *
  * Every element of a result is made by one thread, in an order that depends on the shapes and indices alone: so results do not
  * depend on the number of threads. Sums of bf16 and f16 are kept in f32 and rounded once. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,10 +9,10 @@
 #include "base/status.h"
 #include "base/threads.h"
 #include "cpu/simd/copy.h"
+#include "cpu/simd/row_sum.h"
 #include "graph/index.h"
 
 #define PARALLEL_BYTES (1 << 18)
-#define CHUNK 256 /* columns that are summed at a time */
 
 typedef uint8_t word1 __attribute__((may_alias));
 typedef uint16_t word2 __attribute__((may_alias));
@@ -65,108 +64,6 @@ static tn_status check_index(const tn_step *step, const void *index, tn_dtype dt
     int64_t i = 0;
     while ((uint64_t)index_at(index, dtype, i) < limit) i++;
     return bad_index(step, index_at(index, dtype, i), i, n);
-}
-
-/* 0 <= offset[s] <= offset[s+1] <= rows */
-static tn_status check_offsets(const tn_step *step, const int32_t *offset, int64_t segments, int64_t rows)
-{
-    int64_t before = 0;
-    for (int64_t s = 0; s <= segments; s++) {
-        if (offset[s] < before || offset[s] > rows)
-            return tn_fail(TN_INVALID, "%s%s%s: offset %d at position %lld is %s", step->op->name, step->name ? " of " : "",
-                           step->name ? step->name : "", (int)offset[s], (long long)s,
-                           offset[s] < before ? (s ? "smaller than the one before" : "negative") : "beyond the last row");
-        before = offset[s];
-    }
-    return TN_OK;
-}
-
-/* ---- arithmetic by dtype --------------------------------------------------------------------------------------- */
-
-/* Whether a kernel that adds or compares works on this dtype; else says so. */
-static tn_status needs_numbers(const tn_step *step, tn_dtype dtype)
-{
-    if (dtype == TN_F32 || dtype == TN_F64 || dtype == TN_BF16 || dtype == TN_F16 || dtype == TN_I32 || dtype == TN_I64) return TN_OK;
-    return tn_fail(TN_UNSUPPORTED, "%s of %s; cast to i32 or f32 first", step->op->name, tn_dtype_name(dtype));
-}
-
-/* Accumulators of a chunk of columns: f32 for floats up to 32 bits, else the dtype itself. */
-typedef union accumulator {
-    float f32[CHUNK];
-    double f64[CHUNK];
-    int64_t i64[CHUNK];
-} accumulator;
-
-static void clear(accumulator *sum, int64_t count, tn_dtype dtype)
-{
-    memset(sum, 0, (size_t)count * (dtype == TN_F64 || dtype == TN_I32 || dtype == TN_I64 ? 8 : 4));
-}
-
-static void add_to(accumulator *restrict sum, const void *restrict row, int64_t count, tn_dtype dtype)
-{
-    switch (dtype) {
-    case TN_F32:
-        for (int64_t i = 0; i < count; i++) sum->f32[i] += ((const float *)row)[i];
-        break;
-    case TN_BF16:
-        for (int64_t i = 0; i < count; i++) sum->f32[i] += tn_f32_from_bf16(((const uint16_t *)row)[i]);
-        break;
-    case TN_F16:
-        for (int64_t i = 0; i < count; i++) sum->f32[i] += tn_f32_from_f16(((const uint16_t *)row)[i]);
-        break;
-    case TN_F64:
-        for (int64_t i = 0; i < count; i++) sum->f64[i] += ((const double *)row)[i];
-        break;
-    case TN_I32: /* wraps like the hardware does */
-        for (int64_t i = 0; i < count; i++) sum->i64[i] += ((const int32_t *)row)[i];
-        break;
-    default:
-        for (int64_t i = 0; i < count; i++) sum->i64[i] = (int64_t)((uint64_t)sum->i64[i] + ((const uint64_t *)row)[i]);
-    }
-}
-
-/* NaN wins. */
-static void max_with(accumulator *restrict best, const void *restrict row, int64_t count, tn_dtype dtype)
-{
-    switch (dtype) {
-    case TN_F32: case TN_BF16: case TN_F16:
-        for (int64_t i = 0; i < count; i++) {
-            float x = dtype == TN_F32    ? ((const float *)row)[i]
-                      : dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)row)[i])
-                                         : tn_f32_from_f16(((const uint16_t *)row)[i]);
-            best->f32[i] = best->f32[i] >= x || best->f32[i] != best->f32[i] ? best->f32[i] : x;
-        }
-        break;
-    case TN_F64:
-        for (int64_t i = 0; i < count; i++) {
-            double x = ((const double *)row)[i];
-            best->f64[i] = best->f64[i] >= x || best->f64[i] != best->f64[i] ? best->f64[i] : x;
-        }
-        break;
-    default:
-        for (int64_t i = 0; i < count; i++) {
-            int64_t x = dtype == TN_I32 ? ((const int32_t *)row)[i] : ((const int64_t *)row)[i];
-            best->i64[i] = best->i64[i] > x ? best->i64[i] : x;
-        }
-    }
-}
-
-static void store(void *restrict out, const accumulator *restrict sum, int64_t count, tn_dtype dtype)
-{
-    switch (dtype) {
-    case TN_F32: memcpy(out, sum->f32, (size_t)count * 4); break;
-    case TN_BF16:
-        for (int64_t i = 0; i < count; i++) ((uint16_t *)out)[i] = tn_bf16_from_f32(sum->f32[i]);
-        break;
-    case TN_F16:
-        for (int64_t i = 0; i < count; i++) ((uint16_t *)out)[i] = tn_f16_from_f32(sum->f32[i]);
-        break;
-    case TN_F64: memcpy(out, sum->f64, (size_t)count * 8); break;
-    case TN_I32:
-        for (int64_t i = 0; i < count; i++) ((int32_t *)out)[i] = (int32_t)sum->i64[i];
-        break;
-    default: memcpy(out, sum->i64, (size_t)count * 8);
-    }
 }
 
 /* ---- gather ------------------------------------------------------------------------------------------------------ */
@@ -239,22 +136,6 @@ static tn_status gather(const tn_step *step, void *const *in, void *const *out, 
 
 /* ---- scatter add --------------------------------------------------------------------------------------------------- */
 
-/* Sum of the chunk of columns at `in` of the rows order[first] .. order[last-1] (order NULL: first .. last-1), in blocks of 128 that are
- * then added: the rounding error grows with the block and the number of blocks, not with the number of rows. */
-static void sum_rows(const job *j, const unsigned char *in, const uint32_t *order, int64_t first, int64_t last, int64_t width, accumulator *total)
-{
-    int64_t row_bytes = j->v.inner * j->size;
-    bool blocked = last - first > 128 && (j->dtype == TN_F32 || j->dtype == TN_BF16 || j->dtype == TN_F16);
-    accumulator block, *sum = blocked ? &block : total;
-    clear(total, width, j->dtype);
-    for (int64_t t = first; t < last;) {
-        int64_t stop = blocked ? at_most(t + 128, last) : last;
-        if (blocked) clear(&block, width, j->dtype);
-        for (; t < stop; t++) add_to(sum, in + (order ? order[t] : t) * row_bytes, width, j->dtype);
-        if (blocked) add_to(total, block.f32, width, TN_F32);
-    }
-}
-
 /* Sorts the positions 0..count-1 by their index: positions of index i are order[start[i]] .. order[start[i+1]-1], ascending. */
 static void sort_positions(const job *j, uint32_t *start, uint32_t *order)
 {
@@ -270,12 +151,12 @@ static void scatter_items(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
     int64_t row_bytes = j->v.inner * j->size;
-    accumulator sum;
-    int64_t rows = j->v.outer * j->v.n, row = begin % rows, i = row % j->v.n, o = row / j->v.n, chunk = begin / rows * CHUNK;
+    tn_accumulator sum;
+    int64_t rows = j->v.outer * j->v.n, row = begin % rows, i = row % j->v.n, o = row / j->v.n, chunk = begin / rows * TN_CHUNK;
     for (int64_t item = begin; item < end; item++, row++, i++) {
         if (i == j->v.n) i = 0, o++;
-        if (row == rows) row = 0, o = 0, chunk += CHUNK;
-        int64_t width = at_most(j->v.inner - chunk, CHUNK);
+        if (row == rows) row = 0, o = 0, chunk += TN_CHUNK;
+        int64_t width = at_most(j->v.inner - chunk, TN_CHUNK);
         unsigned char *out = j->out + row * row_bytes + chunk * j->size;
         const unsigned char *in = j->in + o * j->count * row_bytes + chunk * j->size;
         uint32_t first = j->start[i], last = j->start[i + 1];
@@ -284,15 +165,15 @@ static void scatter_items(void *context, int64_t begin, int64_t end)
         } else if (last - first == 1) {
             tn_copy_bytes(out, in + j->order[first] * row_bytes, width * j->size);
         } else {
-            sum_rows(j, in, j->order, first, last, width, &sum);
-            store(out, &sum, width, j->dtype);
+            tn_row_sum(in, row_bytes, j->dtype, j->order, first, last, width, &sum);
+            tn_row_store(out, &sum, width, j->dtype);
         }
     }
 }
 
 static tn_status scatter_prepare(tn_step *step)
 {
-    TN_TRY(needs_numbers(step, step->out[0].dtype));
+    TN_TRY(tn_needs_numbers(step, step->out[0].dtype));
     int64_t n = step->out[0].dim[axis_of(step)], count = tn_operand_size(&step->in[1]);
     if (n > UINT32_MAX - 2 || count > UINT32_MAX) return tn_fail(TN_UNSUPPORTED, "scatter_add of more than 2^32 rows");
     step->workspace = (size_t)(n + 2 + count) * sizeof(uint32_t);
@@ -309,8 +190,8 @@ static tn_status scatter_add(const tn_step *step, void *const *in, void *const *
     sort_positions(&j, start, order);
     j.start = start;
     j.order = order;
-    j.chunks = (j.v.inner + CHUNK - 1) / CHUNK;
-    int64_t bytes = at_most(j.v.inner, CHUNK) * j.size;
+    j.chunks = (j.v.inner + TN_CHUNK - 1) / TN_CHUNK;
+    int64_t bytes = at_most(j.v.inner, TN_CHUNK) * j.size;
     tn_parallel(j.chunks * j.v.outer * j.v.n, PARALLEL_BYTES / bytes + 1, scatter_items, &j);
     return TN_OK;
 }
@@ -404,7 +285,7 @@ static void put_strips(void *context, int64_t begin, int64_t end)
 static tn_status put_prepare(tn_step *step)
 {
     tn_dtype dtype = step->out[0].dtype;
-    TN_TRY(needs_numbers(step, dtype));
+    TN_TRY(tn_needs_numbers(step, dtype));
     if (dtype == TN_BF16 || dtype == TN_F16) step->workspace = (size_t)tn_operand_size(&step->out[0]) * sizeof(float);
     return TN_OK;
 }
@@ -420,88 +301,6 @@ static tn_status put_along(const tn_step *step, void *const *in, void *const *ou
     j.chunks = (j.v.inner + STRIP - 1) / STRIP;
     int64_t bytes = at_most(j.v.inner, STRIP) * (j.v.n + j.count) * j.size;
     tn_parallel(j.v.outer * j.chunks, PARALLEL_BYTES / 4 / bytes + 1, put_strips, &j);
-    return TN_OK;
-}
-
-/* ---- segments ------------------------------------------------------------------------------------------------------------ */
-
-static tn_status number_prepare(tn_step *step)
-{
-    return needs_numbers(step, step->out[0].dtype);
-}
-
-/* Items: chunks of columns, of all segments in turn. */
-static void segment_items(void *context, int64_t begin, int64_t end)
-{
-    const job *j = context;
-    const int32_t *offset = j->index;
-    int64_t row_bytes = j->v.inner * j->size;
-    accumulator result;
-    for (int64_t item = begin; item < end; item++) {
-        int64_t s = item % j->count, chunk = item / j->count * CHUNK, width = at_most(j->v.inner - chunk, CHUNK);
-        int64_t first = offset[s], last = offset[s + 1];
-        unsigned char *out = j->out + s * row_bytes + chunk * j->size;
-        const unsigned char *in = j->in + chunk * j->size;
-        if (first == last) {
-            memset(out, 0, (size_t)(width * j->size));
-        } else if (last - first == 1) {
-            tn_copy_bytes(out, in + first * row_bytes, width * j->size);
-        } else if (j->step->op->id == TN_OP_SEGMENT_SUM) {
-            sum_rows(j, in, NULL, first, last, width, &result);
-            store(out, &result, width, j->dtype);
-        } else {
-            clear(&result, width, j->dtype);
-            add_to(&result, in + first * row_bytes, width, j->dtype); /* the first row itself (-0 becomes 0) */
-            for (int64_t t = first + 1; t < last; t++) max_with(&result, in + t * row_bytes, width, j->dtype);
-            store(out, &result, width, j->dtype);
-        }
-    }
-}
-
-/* SEGMENT_SUM, SEGMENT_MAX */
-static tn_status segment_reduce(const tn_step *step, void *const *in, void *const *out, void *workspace)
-{
-    (void)workspace;
-    job j = job_of(step, in, out, &step->in[0], 0);
-    j.count = step->out[0].dim[0];
-    TN_TRY(check_offsets(step, j.index, j.count, j.v.n));
-    if (tn_operand_size(&step->out[0]) == 0) return TN_OK;
-    j.chunks = (j.v.inner + CHUNK - 1) / CHUNK;
-    int64_t bytes = at_most(j.v.inner, CHUNK) * j.size * (j.v.n / j.count + 1);
-    tn_parallel(j.chunks * j.count, PARALLEL_BYTES / bytes + 1, segment_items, &j);
-    return TN_OK;
-}
-
-/* Items: rows of the result. */
-static void broadcast_rows(void *context, int64_t begin, int64_t end)
-{
-    const job *j = context;
-    const int32_t *offset = j->index;
-    int64_t row_bytes = j->v.inner * j->size, low = 0, high = j->count;
-    while (low < high) { /* the last segment that begins at or before `begin` */
-        int64_t middle = (low + high + 1) / 2;
-        if (offset[middle] <= begin)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    for (int64_t t = begin, s = low; t < end; t++) {
-        while (s < j->count && offset[s + 1] <= t) s++;
-        if (s < j->count && offset[s] <= t)
-            tn_copy_bytes(j->out + t * row_bytes, j->in + s * row_bytes, row_bytes);
-        else
-            memset(j->out + t * row_bytes, 0, (size_t)row_bytes);
-    }
-}
-
-static tn_status segment_broadcast(const tn_step *step, void *const *in, void *const *out, void *workspace)
-{
-    (void)workspace;
-    job j = job_of(step, in, out, &step->out[0], 0);
-    j.count = step->in[0].dim[0];
-    TN_TRY(check_offsets(step, j.index, j.count, j.v.n));
-    int64_t bytes = j.v.inner * j.size;
-    if (bytes) tn_parallel(j.v.n, PARALLEL_BYTES / bytes + 1, broadcast_rows, &j);
     return TN_OK;
 }
 
@@ -537,21 +336,19 @@ static tn_status one_hot(const tn_step *step, void *const *in, void *const *out,
     return TN_OK;
 }
 
-void TN_ISA(tn_cpu_order)(tn_kernel_table *table); /* order.c */
+void TN_ISA(tn_cpu_order)(tn_kernel_table *table);   /* order.c */
+void TN_ISA(tn_cpu_segment)(tn_kernel_table *table); /* segment.c */
 void TN_ISA(tn_cpu_index)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_index)(tn_kernel_table *table)
 {
     static const tn_kernel gather_kernel = {.run = gather}, scatter_kernel = {.prepare = scatter_prepare, .run = scatter_add},
                            take_kernel = {.run = take_along}, put_kernel = {.prepare = put_prepare, .run = put_along},
-                           reduce_kernel = {.prepare = number_prepare, .run = segment_reduce},
-                           broadcast_kernel = {.run = segment_broadcast}, one_hot_kernel = {.run = one_hot};
+                           one_hot_kernel = {.run = one_hot};
     table->kernel[TN_OP_GATHER] = &gather_kernel;
     table->kernel[TN_OP_SCATTER_ADD] = &scatter_kernel;
     table->kernel[TN_OP_TAKE_ALONG] = &take_kernel;
     table->kernel[TN_OP_PUT_ALONG] = &put_kernel;
-    table->kernel[TN_OP_SEGMENT_SUM] = &reduce_kernel;
-    table->kernel[TN_OP_SEGMENT_MAX] = &reduce_kernel;
-    table->kernel[TN_OP_SEGMENT_BROADCAST] = &broadcast_kernel;
     table->kernel[TN_OP_ONE_HOT] = &one_hot_kernel;
     TN_ISA(tn_cpu_order)(table);
+    TN_ISA(tn_cpu_segment)(table);
 }

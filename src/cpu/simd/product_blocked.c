@@ -125,7 +125,7 @@ static void weave_rows(const uint16_t *x, int64_t b_row, bool second, int64_t co
                                       0x00160006, 0x00150005, 0x00140004, 0x00130003, 0x00120002, 0x00110001, 0x00100000);
     for (int64_t v = 0; v < TN_PANEL; v += TN_VEC, to += 2 * TN_VEC) {
         int64_t count = columns - v;
-        __mmask16 mask = count >= TN_VEC ? (__mmask16)0xffff : count > 0 ? (__mmask16)((1u << count) - 1) : 0;
+        __mmask16 mask = (__mmask16)(count >= TN_VEC ? 0xffff : count > 0 ? (1u << count) - 1 : 0);
         __m256i low = _mm256_maskz_loadu_epi16(mask, x + v), high = _mm256_setzero_si256();
         if (second) high = _mm256_maskz_loadu_epi16(mask, x + b_row + v);
         __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);

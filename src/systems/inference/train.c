@@ -95,7 +95,7 @@ static tn_status read_training(const char *path, tn_infer_train_options *o)
     tn_json_free(&json);
     if (status != TN_OK) return status;
 #define FILL(field)                                                                                \
-    if (!o->field) o->field = file.field
+    if (o->field == 0) o->field = file.field
     FILL(batch);
     FILL(length);
     FILL(steps);
