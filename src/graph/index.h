@@ -4,10 +4,11 @@
 
 #include "graph/kernel.h"
 
-/* GATHER (x, index), SCATTER_ADD (values, index), TAKE_ALONG (x, index), PUT_ALONG (values, index): tn_axis_attribute.
- * SEGMENT_SUM, SEGMENT_MAX (x, offsets), SEGMENT_BROADCAST (x, offsets), ONE_HOT (index): none.
- * TOP_K, SORT (x) -> (values, indices): tn_axis_attribute; axis is the last; reverse: descending. k is the last dimension of the
- * results. An index is i32 or i64 [...], offsets are i32 [S+1]: 0 <= offsets[s] <= offsets[s+1] <= T. */
+/* GATHER (x, index), SCATTER_ADD (values, index), TAKE_ALONG (x, index), PUT_ALONG (values, index):
+ * tn_axis_attribute. SEGMENT_SUM, SEGMENT_MAX (x, offsets), SEGMENT_BROADCAST (x, offsets), ONE_HOT
+ * (index): none. TOP_K, SORT (x) -> (values, indices): tn_axis_attribute; axis is the last;
+ * reverse: descending. k is the last dimension of the results. An index is i32 or i64 [...],
+ * offsets are i32 [S+1]: 0 <= offsets[s] <= offsets[s+1] <= T. */
 
 /* x seen along `axis` as [outer, n, inner]. */
 typedef struct tn_axis_view {

@@ -41,7 +41,13 @@ typedef struct sampling {
 static sampling sampling_of(const tn_step *step, void *const *in)
 {
     const tn_operand *image = &step->in[0], *grid = &step->in[1];
-    return (sampling){image->dim[0], image->dim[1], image->dim[2], image->dim[3], grid->dim[1] * grid->dim[2], in[0], in[1],
+    return (sampling){image->dim[0],
+                      image->dim[1],
+                      image->dim[2],
+                      image->dim[3],
+                      grid->dim[1] * grid->dim[2],
+                      in[0],
+                      in[1],
                       ((const tn_grid_sample_attribute *)step->attribute)->border};
 }
 
@@ -51,7 +57,8 @@ static int64_t corner(const sampling *s, int64_t b, int64_t c, int64_t row, int6
     return row < 0 || column < 0 ? -1 : ((b * s->C + c) * s->H + row) * s->W + column;
 }
 
-static tn_status grid_sample(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status grid_sample(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     sampling s = sampling_of(step, in);
@@ -60,7 +67,8 @@ static tn_status grid_sample(const tn_step *step, void *const *in, void *const *
         for (int64_t c = 0; c < s.C; c++)
             for (int64_t p = 0; p < s.P; p++) {
                 const double *point = s.grid + (b * s.P + p) * 2;
-                around column = locate(point[0], s.W, s.border), row = locate(point[1], s.H, s.border);
+                around column = locate(point[0], s.W, s.border),
+                       row = locate(point[1], s.H, s.border);
                 double sum = 0;
                 for (int k = 0; k < 4; k++) {
                     int64_t at = corner(&s, b, c, row.pixel[k / 2], column.pixel[k % 2]);
@@ -71,7 +79,8 @@ static tn_status grid_sample(const tn_step *step, void *const *in, void *const *
     return TN_OK;
 }
 
-static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *const *out,
+                                  void *workspace)
 {
     (void)workspace;
     sampling s = sampling_of(step, in);
@@ -84,7 +93,8 @@ static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *co
             for (int64_t p = 0; p < s.P; p++) {
                 const double *point = s.grid + (b * s.P + p) * 2;
                 double d = d_y[(b * s.C + c) * s.P + p], *d_point = d_grid + (b * s.P + p) * 2;
-                around column = locate(point[0], s.W, s.border), row = locate(point[1], s.H, s.border);
+                around column = locate(point[0], s.W, s.border),
+                       row = locate(point[1], s.H, s.border);
                 for (int k = 0; k < 4; k++) {
                     int64_t at = corner(&s, b, c, row.pixel[k / 2], column.pixel[k % 2]);
                     if (at < 0) continue;
@@ -108,7 +118,8 @@ static double keys(double t)
 }
 
 /* Weight of element j of N in element i of n. */
-static double resize_weight(const tn_resize_attribute *a, int64_t N, int64_t n, int64_t i, int64_t j)
+static double resize_weight(const tn_resize_attribute *a, int64_t N, int64_t n, int64_t i,
+                            int64_t j)
 {
     double centre = a->align_corners ? (n > 1 ? (double)i * (double)(N - 1) / (double)(n - 1) : 0)
                                      : ((double)i + 0.5) * (double)N / (double)n - 0.5;
@@ -145,15 +156,18 @@ static void look_at(const tn_resize_attribute *a, axis *x, int64_t i)
 }
 
 /* target[to] += source[from] * weight over all pairs of elements; backwards: target[from] += source[to] * weight. */
-static void resize_pairs(const tn_step *step, const tn_operand *from, const tn_operand *to, bool backwards, const double *source, double *target)
+static void resize_pairs(const tn_step *step, const tn_operand *from, const tn_operand *to,
+                         bool backwards, const double *source, double *target)
 {
     const tn_resize_attribute *a = step->attribute;
-    axis d[3] = {{.N = 1, .n = 1}, {.N = 1, .n = 1}, {.N = 1, .n = 1}}; /* missing axes have one element */
+    axis d[3] = {
+        {.N = 1, .n = 1}, {.N = 1, .n = 1}, {.N = 1, .n = 1}}; /* missing axes have one element */
     for (int k = 2; k < from->rank; k++) {
         d[k + 3 - from->rank].N = from->dim[k];
         d[k + 3 - from->rank].n = to->dim[k];
     }
-    int64_t planes = from->dim[0] * from->dim[1], from_size = d[0].N * d[1].N * d[2].N, to_size = d[0].n * d[1].n * d[2].n;
+    int64_t planes = from->dim[0] * from->dim[1], from_size = d[0].N * d[1].N * d[2].N,
+            to_size = d[0].n * d[1].n * d[2].n;
     for (int64_t i = 0; i < planes * (backwards ? from_size : to_size); i++) target[i] = 0;
     for (int64_t i = 0; i < to_size; i++) {
         look_at(a, &d[0], i / (d[1].n * d[2].n));
@@ -164,13 +178,13 @@ static void resize_pairs(const tn_step *step, const tn_operand *from, const tn_o
                 for (int64_t j2 = d[2].first; j2 < d[2].end; j2++) {
                     double weight = 1;
                     const int64_t of[3] = {j0, j1, j2};
-                    for (int k = 0; k < 3; k++) weight *= resize_weight(a, d[k].N, d[k].n, d[k].i, of[k]);
+                    for (int k = 0; k < 3; k++)
+                        weight *= resize_weight(a, d[k].N, d[k].n, d[k].i, of[k]);
                     int64_t j = (j0 * d[1].N + j1) * d[2].N + j2;
                     for (int64_t p = 0; p < planes; p++) {
                         if (backwards)
                             target[p * from_size + j] += source[p * to_size + i] * weight;
-                        else
-                            target[p * to_size + i] += source[p * from_size + j] * weight;
+                        else target[p * to_size + i] += source[p * from_size + j] * weight;
                     }
                 }
     }
@@ -183,7 +197,8 @@ static tn_status resize(const tn_step *step, void *const *in, void *const *out, 
     return TN_OK;
 }
 
-static tn_status resize_grad(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status resize_grad(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     resize_pairs(step, &step->out[0], &step->in[0], true, in[0], out[0]);
@@ -193,8 +208,10 @@ static tn_status resize_grad(const tn_step *step, void *const *in, void *const *
 void tn_ref_geometry(tn_kernel_table *table);
 void tn_ref_geometry(tn_kernel_table *table)
 {
-    static const tn_kernel grid_sample_kernel = {.run = grid_sample}, grid_sample_grad_kernel = {.run = grid_sample_grad},
-                           resize_kernel = {.run = resize}, resize_grad_kernel = {.run = resize_grad};
+    static const tn_kernel grid_sample_kernel = {.run = grid_sample},
+                           grid_sample_grad_kernel = {.run = grid_sample_grad},
+                           resize_kernel = {.run = resize},
+                           resize_grad_kernel = {.run = resize_grad};
     table->kernel[TN_OP_GRID_SAMPLE] = &grid_sample_kernel;
     table->kernel[TN_OP_GRID_SAMPLE_GRAD] = &grid_sample_grad_kernel;
     table->kernel[TN_OP_RESIZE] = &resize_kernel;

@@ -15,17 +15,22 @@ static tn_status check_index(const tn_step *step, const double *index, int64_t c
 {
     for (int64_t i = 0; i < count; i++)
         if (!(index[i] >= 0 && index[i] < (double)n))
-            return tn_fail(TN_INVALID, "%s (%s): index %.0f at position %lld is outside 0..%lld", step->op->name, step->name ? step->name : "",
-                           index[i], (long long)i, (long long)n - 1);
+            return tn_fail(TN_INVALID, "%s (%s): index %.0f at position %lld is outside 0..%lld",
+                           step->op->name, step->name ? step->name : "", index[i], (long long)i,
+                           (long long)n - 1);
     return TN_OK;
 }
 
-static tn_status check_offsets(const tn_step *step, const double *offset, int64_t segments, int64_t rows)
+static tn_status check_offsets(const tn_step *step, const double *offset, int64_t segments,
+                               int64_t rows)
 {
     for (int64_t s = 0; s <= segments; s++)
         if (!(offset[s] >= (s ? offset[s - 1] : 0) && offset[s] <= (double)rows))
-            return tn_fail(TN_INVALID, "%s (%s): offset %.0f at position %lld is smaller than the one before or outside 0..%lld", step->op->name,
-                           step->name ? step->name : "", offset[s], (long long)s, (long long)rows);
+            return tn_fail(TN_INVALID,
+                           "%s (%s): offset %.0f at position %lld is smaller than the one before "
+                           "or outside 0..%lld",
+                           step->op->name, step->name ? step->name : "", offset[s], (long long)s,
+                           (long long)rows);
     return TN_OK;
 }
 
@@ -40,11 +45,13 @@ static tn_status gather(const tn_step *step, void *const *in, void *const *out, 
     TN_TRY(check_index(step, index, K, v.n));
     for (int64_t o = 0; o < v.outer; o++)
         for (int64_t k = 0; k < K; k++)
-            for (int64_t i = 0; i < v.inner; i++) y[(o * K + k) * v.inner + i] = x[(o * v.n + (int64_t)index[k]) * v.inner + i];
+            for (int64_t i = 0; i < v.inner; i++)
+                y[(o * K + k) * v.inner + i] = x[(o * v.n + (int64_t)index[k]) * v.inner + i];
     return TN_OK;
 }
 
-static tn_status scatter_add(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status scatter_add(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     const double *values = in[0], *index = in[1];
@@ -55,7 +62,8 @@ static tn_status scatter_add(const tn_step *step, void *const *in, void *const *
     for (int64_t i = 0; i < v.outer * v.n * v.inner; i++) y[i] = 0;
     for (int64_t o = 0; o < v.outer; o++)
         for (int64_t k = 0; k < K; k++)
-            for (int64_t i = 0; i < v.inner; i++) y[(o * v.n + (int64_t)index[k]) * v.inner + i] += values[(o * K + k) * v.inner + i];
+            for (int64_t i = 0; i < v.inner; i++)
+                y[(o * v.n + (int64_t)index[k]) * v.inner + i] += values[(o * K + k) * v.inner + i];
     return TN_OK;
 }
 
@@ -96,28 +104,33 @@ static tn_status put_along(const tn_step *step, void *const *in, void *const *ou
 }
 
 /* x [T, width] and offsets [S+1] -> y [S, width] */
-static tn_status segment_sum(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status segment_sum(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     const double *x = in[0], *offset = in[1];
     double *y = out[0];
-    int64_t T = step->in[0].dim[0], S = step->out[0].dim[0], width = tn_axis_view_of(&step->in[0], 0).inner;
+    int64_t T = step->in[0].dim[0], S = step->out[0].dim[0],
+            width = tn_axis_view_of(&step->in[0], 0).inner;
     TN_TRY(check_offsets(step, offset, S, T));
     for (int64_t s = 0; s < S; s++)
         for (int64_t i = 0; i < width; i++) {
             double sum = 0;
-            for (int64_t t = (int64_t)offset[s]; t < (int64_t)offset[s + 1]; t++) sum += x[t * width + i];
+            for (int64_t t = (int64_t)offset[s]; t < (int64_t)offset[s + 1]; t++)
+                sum += x[t * width + i];
             y[s * width + i] = sum;
         }
     return TN_OK;
 }
 
-static tn_status segment_max(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status segment_max(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     const double *x = in[0], *offset = in[1];
     double *y = out[0];
-    int64_t T = step->in[0].dim[0], S = step->out[0].dim[0], width = tn_axis_view_of(&step->in[0], 0).inner;
+    int64_t T = step->in[0].dim[0], S = step->out[0].dim[0],
+            width = tn_axis_view_of(&step->in[0], 0).inner;
     TN_TRY(check_offsets(step, offset, S, T));
     for (int64_t s = 0; s < S; s++)
         for (int64_t i = 0; i < width; i++) {
@@ -134,12 +147,14 @@ static tn_status segment_max(const tn_step *step, void *const *in, void *const *
 }
 
 /* x [S, width] and offsets [S+1] -> y [T, width]; rows of no segment are 0 */
-static tn_status segment_broadcast(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status segment_broadcast(const tn_step *step, void *const *in, void *const *out,
+                                   void *workspace)
 {
     (void)workspace;
     const double *x = in[0], *offset = in[1];
     double *y = out[0];
-    int64_t S = step->in[0].dim[0], T = step->out[0].dim[0], width = tn_axis_view_of(&step->in[0], 0).inner;
+    int64_t S = step->in[0].dim[0], T = step->out[0].dim[0],
+            width = tn_axis_view_of(&step->in[0], 0).inner;
     TN_TRY(check_offsets(step, offset, S, T));
     for (int64_t i = 0; i < T * width; i++) y[i] = 0;
     for (int64_t s = 0; s < S; s++)
@@ -149,10 +164,7 @@ static tn_status segment_broadcast(const tn_step *step, void *const *in, void *c
 }
 
 /* a stands before b in descending order: larger first, NaN before all; equal values do not. */
-static bool before_descending(double a, double b)
-{
-    return isnan(a) ? !isnan(b) : a > b;
-}
+static bool before_descending(double a, double b) { return isnan(a) ? !isnan(b) : a > b; }
 
 /* The first k places of a stable sort of each row: insertion sort. */
 static tn_status sort(const tn_step *step, void *const *in, void *const *out, void *workspace)
@@ -171,7 +183,8 @@ static tn_status sort(const tn_step *step, void *const *in, void *const *out, vo
             int64_t at = i;
             for (; at > 0; at--) {
                 double other = x[order[at - 1]];
-                if (!(descending ? before_descending(x[i], other) : before_descending(other, x[i]))) break;
+                if (!(descending ? before_descending(x[i], other) : before_descending(other, x[i])))
+                    break;
                 order[at] = order[at - 1];
             }
             order[at] = i;
@@ -199,9 +212,13 @@ static tn_status one_hot(const tn_step *step, void *const *in, void *const *out,
 void tn_ref_index(tn_kernel_table *table);
 void tn_ref_index(tn_kernel_table *table)
 {
-    static const tn_kernel gather_kernel = {.run = gather}, scatter_add_kernel = {.run = scatter_add}, take_along_kernel = {.run = take_along},
-                           put_along_kernel = {.run = put_along}, segment_sum_kernel = {.run = segment_sum},
-                           segment_max_kernel = {.run = segment_max}, segment_broadcast_kernel = {.run = segment_broadcast},
+    static const tn_kernel gather_kernel = {.run = gather},
+                           scatter_add_kernel = {.run = scatter_add},
+                           take_along_kernel = {.run = take_along},
+                           put_along_kernel = {.run = put_along},
+                           segment_sum_kernel = {.run = segment_sum},
+                           segment_max_kernel = {.run = segment_max},
+                           segment_broadcast_kernel = {.run = segment_broadcast},
                            sort_kernel = {.run = sort}, one_hot_kernel = {.run = one_hot};
     table->kernel[TN_OP_GATHER] = &gather_kernel;
     table->kernel[TN_OP_SCATTER_ADD] = &scatter_add_kernel;

@@ -50,7 +50,8 @@ static tn_status broadcast(const tn_step *step, void *const *in, void *const *ou
     for (int64_t i = 0; i < tn_operand_size(&step->out[0]); i++) {
         int64_t to[TN_MAX_RANK] = {0}, from[TN_MAX_RANK] = {0};
         unravel(&step->out[0], i, to);
-        for (int d = 0; d < step->in[0].rank; d++) from[d] = step->in[0].dim[d] == 1 ? 0 : to[d + missing];
+        for (int d = 0; d < step->in[0].rank; d++)
+            from[d] = step->in[0].dim[d] == 1 ? 0 : to[d + missing];
         y[i] = x[ravel(&step->in[0], from)];
     }
     return TN_OK;
@@ -117,7 +118,8 @@ static int64_t padded_source(int64_t i, int64_t before, int64_t size, int32_t mo
 }
 
 /* Source position in `inner` of position `flat` of the padded operand `outer`; -1: the constant. */
-static int64_t pad_position(const tn_pad_attribute *a, const tn_operand *outer, const tn_operand *inner, int64_t flat)
+static int64_t pad_position(const tn_pad_attribute *a, const tn_operand *outer,
+                            const tn_operand *inner, int64_t flat)
 {
     int64_t index[TN_MAX_RANK] = {0};
     unravel(outer, flat, index);
@@ -188,10 +190,11 @@ static tn_status roll(const tn_step *step, void *const *in, void *const *out, vo
 void tn_ref_shape(tn_kernel_table *table);
 void tn_ref_shape(tn_kernel_table *table)
 {
-    static const tn_kernel reshape_kernel = {.run = reshape}, transpose_kernel = {.run = transpose}, broadcast_kernel = {.run = broadcast},
-                           slice_kernel = {.run = slice}, unslice_kernel = {.run = unslice}, concat_kernel = {.run = concat},
-                           pad_kernel = {.run = pad}, pad_grad_kernel = {.run = pad_grad}, flip_kernel = {.run = flip},
-                           roll_kernel = {.run = roll};
+    static const tn_kernel reshape_kernel = {.run = reshape}, transpose_kernel = {.run = transpose},
+                           broadcast_kernel = {.run = broadcast}, slice_kernel = {.run = slice},
+                           unslice_kernel = {.run = unslice}, concat_kernel = {.run = concat},
+                           pad_kernel = {.run = pad}, pad_grad_kernel = {.run = pad_grad},
+                           flip_kernel = {.run = flip}, roll_kernel = {.run = roll};
     table->kernel[TN_OP_RESHAPE] = &reshape_kernel;
     table->kernel[TN_OP_TRANSPOSE] = &transpose_kernel;
     table->kernel[TN_OP_BROADCAST] = &broadcast_kernel;

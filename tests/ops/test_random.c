@@ -6,10 +6,7 @@
 
 static const uint64_t seed = UINT64_C(0x9e3779b97f4a7c15), stream = UINT64_C(0xfedcba9876543210);
 
-static tn_random_key key_with(tn_node step)
-{
-    return (tn_random_key){seed, stream, step};
-}
+static tn_random_key key_with(tn_node step) { return (tn_random_key){seed, stream, step}; }
 
 /* ---- numbers ------------------------------------------------------------------------------------------------ */
 
@@ -22,14 +19,19 @@ static void draw(tn_backend backend, int64_t count, int64_t step, drawn *d)
 {
     tn_graph *graph = tn_graph_create(NULL);
     tn_node at = tn_input(graph, "step", TN_I64, TN_SCALAR);
-    tn_node u = tn_random_uniform_node(key_with(at), graph, TN_SHAPE(count)), n = tn_random_normal_node(key_with(at), graph, TN_SHAPE(count));
+    tn_node u = tn_random_uniform_node(key_with(at), graph, TN_SHAPE(count)),
+            n = tn_random_normal_node(key_with(at), graph, TN_SHAPE(count));
     tn_node p = tn_permutation_node(key_with(at), graph, count);
     tn_plan *plan;
-    if (tn_compile(&plan, .graph = graph, .feeds = TN_NODES(at), .fetches = TN_NODES(u, n, p), .backend = backend) != TN_OK) fail_msg("%s", tn_message());
+    if (tn_compile(&plan, .graph = graph, .feeds = TN_NODES(at), .fetches = TN_NODES(u, n, p),
+                   .backend = backend) != TN_OK)
+        fail_msg("%s", tn_message());
     d->uniform = calloc((size_t)count + 1, sizeof *d->uniform);
     d->normal = calloc((size_t)count + 1, sizeof *d->normal);
     d->permutation = calloc((size_t)count + 1, sizeof *d->permutation);
-    if (tn_run(plan, (const void *[]){&step}, (void *[]){d->uniform, d->normal, d->permutation}) != TN_OK) fail_msg("%s", tn_message());
+    if (tn_run(plan, (const void *[]){&step}, (void *[]){d->uniform, d->normal, d->permutation}) !=
+        TN_OK)
+        fail_msg("%s", tn_message());
     tn_plan_free(plan);
     tn_graph_free(graph);
 }
@@ -44,7 +46,8 @@ static void drawn_free(drawn *d)
 static void test_numbers(void **state)
 {
     (void)state;
-    static const int64_t counts[] = {0, 1, 3, 31, 32, 63, 64, 65, 127, 300, 100003}, steps[] = {0, 1, -5, 123456789012};
+    static const int64_t counts[] = {0, 1, 3, 31, 32, 63, 64, 65, 127, 300, 100003},
+                         steps[] = {0, 1, -5, 123456789012};
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
         for (size_t s = 0; s < sizeof steps / sizeof *steps; s++) {
             int64_t count = counts[c];
@@ -58,10 +61,13 @@ static void test_numbers(void **state)
             for (int64_t i = 0; i < count; i++) {
                 float u = tn_random_uniform(seed, of, (uint64_t)i);
                 double n = tn_random_normal(seed, of, (uint64_t)i);
-                if (cpu.uniform[i] != u || ref.uniform[i] != u) fail_msg("uniform %lld of %lld", (long long)i, (long long)count);
+                if (cpu.uniform[i] != u || ref.uniform[i] != u)
+                    fail_msg("uniform %lld of %lld", (long long)i, (long long)count);
                 if (fabs((double)cpu.normal[i] - n) > 1e-6 * fabs(n) || ref.normal[i] != (float)n)
-                    fail_msg("normal %lld of %lld is %.9g, not %.9g", (long long)i, (long long)count, (double)cpu.normal[i], n);
-                if (cpu.permutation[i] != order[i] || ref.permutation[i] != order[i]) fail_msg("permutation of %lld", (long long)count);
+                    fail_msg("normal %lld of %lld is %.9g, not %.9g", (long long)i,
+                             (long long)count, (double)cpu.normal[i], n);
+                if (cpu.permutation[i] != order[i] || ref.permutation[i] != order[i])
+                    fail_msg("permutation of %lld", (long long)count);
             }
             free(order);
             drawn_free(&cpu);
@@ -139,8 +145,13 @@ static void test_dropout_gradient(void **state)
     static const double rates[] = {0, 0.1, 0.5, 0.99};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (size_t r = 0; r < sizeof rates / sizeof *rates; r++) {
-            check_case c = {.name = "dropout", .in = {{.shape = shapes[s]}}, .in_count = 1, .build = build_dropout, .option = &rates[r],
-                            .second_order = true, .bf16 = true};
+            check_case c = {.name = "dropout",
+                            .in = {{.shape = shapes[s]}},
+                            .in_count = 1,
+                            .build = build_dropout,
+                            .option = &rates[r],
+                            .second_order = true,
+                            .bf16 = true};
             check_run(&c, 4);
         }
 }
@@ -154,10 +165,13 @@ static void test_dropout_elements(void **state)
     for (int i = 0; i < COUNT; i++) ones[i] = i == 5 ? NAN : 1;
     for (size_t t = 0; t < 4; t++) {
         tn_graph *graph = tn_graph_create(NULL);
-        tn_node x = tn_input(graph, "x", dtypes[t], TN_SHAPE(COUNT)), step = tn_input(graph, "step", TN_I64, TN_SCALAR);
+        tn_node x = tn_input(graph, "x", dtypes[t], TN_SHAPE(COUNT)),
+                step = tn_input(graph, "step", TN_I64, TN_SCALAR);
         tn_node y = tn_dropout_node(x, 0.3, key_with(step));
         tn_plan *plan;
-        assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x, step), .fetches = TN_NODES(y)), TN_OK);
+        assert_int_equal(
+            tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x, step), .fetches = TN_NODES(y)),
+            TN_OK);
         void *in = check_typed(dtypes[t], ones, COUNT), *out = calloc(COUNT, 8);
         int64_t at = 11;
         int kept = 0;
@@ -168,7 +182,8 @@ static void test_dropout_elements(void **state)
         for (int i = 0; i < COUNT; i++) {
             bool dropped = tn_dropout_bits(seed, of, (uint64_t)i) < tn_dropout_threshold(0.3);
             kept += !dropped;
-            if (i == 5 ? !(dropped ? value[i] == 0 : isnan(value[i])) : fabs(value[i] - (dropped ? 0 : scale)) > 4e-3)
+            if (i == 5 ? !(dropped ? value[i] == 0 : isnan(value[i]))
+                       : fabs(value[i] - (dropped ? 0 : scale)) > 4e-3)
                 fail_msg("%s: element %d is %g", tn_dtype_name(dtypes[t]), i, value[i]);
         }
         assert_true(fabs(kept / (double)COUNT - 0.7) < 5 * sqrt(0.21 / COUNT));
@@ -186,17 +201,21 @@ static void test_dropout_elements(void **state)
 static void test_categorical(void **state)
 {
     (void)state;
-    static const int64_t shapes[][2] = {{1, 1}, {3, 5}, {7, 64}, {5, 63}, {4, 1000}, {2, 32000}, {0, 3}};
+    static const int64_t shapes[][2] = {{1, 1},    {3, 5},     {7, 64}, {5, 63},
+                                        {4, 1000}, {2, 32000}, {0, 3}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int kind = 0; kind < 3; kind++) {
             int64_t N = shapes[s][0], V = shapes[s][1];
             tn_dtype dtype = kind == 2 ? TN_BF16 : TN_F32;
             tn_graph *graph = tn_graph_create(NULL);
-            tn_node logits = tn_input(graph, "logits", dtype, TN_SHAPE(N, V)), step = tn_input(graph, "step", TN_I64, TN_SCALAR);
+            tn_node logits = tn_input(graph, "logits", dtype, TN_SHAPE(N, V)),
+                    step = tn_input(graph, "step", TN_I64, TN_SCALAR);
             tn_node drawn_node = tn_categorical_node(logits, key_with(step));
             double *value = calloc((size_t)(N * V) + 1, sizeof *value);
             for (int64_t i = 0; i < N * V; i++) {
-                value[i] = kind == 1 ? 0 : (double)tn_random_uniform(2, s, (uint64_t)i) * 6 + (kind == 0 ? 1e4 : 0);
+                value[i] = kind == 1 ? 0
+                                     : (double)tn_random_uniform(2, s, (uint64_t)i) * 6 +
+                                           (kind == 0 ? 1e4 : 0);
                 if (kind == 2 && i % 3 == 0) value[i] = i % 2 ? NAN : -INFINITY;
             }
             void *feed = check_typed(dtype, value, N * V);
@@ -204,8 +223,12 @@ static void test_categorical(void **state)
                 int64_t got[2][8] = {{0}};
                 for (int b = 0; b < 2; b++) {
                     tn_plan *plan;
-                    assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(logits, step), .fetches = TN_NODES(drawn_node), .backend = b ? TN_REF : TN_CPU), TN_OK);
-                    assert_int_equal(tn_run(plan, (const void *[]){feed, &at}, (void *[]){got[b]}), TN_OK);
+                    assert_int_equal(
+                        tn_compile(&plan, .graph = graph, .feeds = TN_NODES(logits, step),
+                                   .fetches = TN_NODES(drawn_node), .backend = b ? TN_REF : TN_CPU),
+                        TN_OK);
+                    assert_int_equal(tn_run(plan, (const void *[]){feed, &at}, (void *[]){got[b]}),
+                                     TN_OK);
                     tn_plan_free(plan);
                 }
                 assert_memory_equal(got[0], got[1], sizeof got[0]);
@@ -224,9 +247,12 @@ static void test_categorical_distribution(void **state)
     enum { N = 40000, V = 6 };
     static const double logit[V] = {0, 1, -1, 0.5, -INFINITY, 2};
     tn_graph *graph = tn_graph_create(NULL);
-    tn_node logits = tn_input(graph, "logits", TN_F32, TN_SHAPE(N, V)), out = tn_categorical_node(logits, key_with(TN_NONE));
+    tn_node logits = tn_input(graph, "logits", TN_F32, TN_SHAPE(N, V)),
+            out = tn_categorical_node(logits, key_with(TN_NONE));
     tn_plan *plan;
-    assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(logits), .fetches = TN_NODES(out)), TN_OK);
+    assert_int_equal(
+        tn_compile(&plan, .graph = graph, .feeds = TN_NODES(logits), .fetches = TN_NODES(out)),
+        TN_OK);
     float *x = calloc(N * V, sizeof *x);
     int64_t *at = calloc(N, sizeof *at);
     for (int i = 0; i < N * V; i++) x[i] = (float)logit[i % V];
@@ -252,10 +278,14 @@ static void test_categorical_corners(void **state)
     (void)state;
     for (int b = 0; b < 2; b++) {
         tn_graph *graph = tn_graph_create(NULL);
-        tn_node logits = tn_input(graph, "logits", TN_F32, TN_SHAPE(4, 3)), out = tn_categorical_node(logits, key_with(TN_NONE));
+        tn_node logits = tn_input(graph, "logits", TN_F32, TN_SHAPE(4, 3)),
+                out = tn_categorical_node(logits, key_with(TN_NONE));
         tn_plan *plan;
-        assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(logits), .fetches = TN_NODES(out), .backend = b ? TN_REF : TN_CPU), TN_OK);
-        float x[12] = {-INFINITY, NAN, -INFINITY, NAN, NAN, -1e30F, 0, INFINITY, INFINITY, -INFINITY, -INFINITY, 3};
+        assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(logits),
+                                    .fetches = TN_NODES(out), .backend = b ? TN_REF : TN_CPU),
+                         TN_OK);
+        float x[12] = {-INFINITY, NAN,      -INFINITY, NAN,       NAN,       -1e30F,
+                       0,         INFINITY, INFINITY,  -INFINITY, -INFINITY, 3};
         int64_t at[4];
         assert_int_equal(tn_run(plan, (const void *[]){x}, (void *[]){at}), TN_OK);
         assert_memory_equal(at, ((int64_t[]){0, 2, 1, 2}), sizeof at);
@@ -282,14 +312,15 @@ static void test_threads(void **state)
     drawn_free(&two);
 }
 
-#define REFUSED(part, expression)                                                                            \
-    do {                                                                                                     \
-        tn_graph *graph = tn_graph_create(NULL);                                                             \
-        tn_node x = tn_input(graph, "x", TN_F32, TN_SHAPE(3, 4)), i = tn_input(graph, "i", TN_I32, TN_SHAPE(2)); \
-        (void)x, (void)i;                                                                                    \
-        (void)(expression);                                                                                  \
-        check_refused(graph, part);                                                                          \
-        tn_graph_free(graph);                                                                                \
+#define REFUSED(part, expression)                                                                  \
+    do {                                                                                           \
+        tn_graph *graph = tn_graph_create(NULL);                                                   \
+        tn_node x = tn_input(graph, "x", TN_F32, TN_SHAPE(3, 4)),                                  \
+                i = tn_input(graph, "i", TN_I32, TN_SHAPE(2));                                     \
+        (void)x, (void)i;                                                                          \
+        (void)(expression);                                                                        \
+        check_refused(graph, part);                                                                \
+        tn_graph_free(graph);                                                                      \
     } while (0)
 
 static void test_messages(void **state)
@@ -298,20 +329,29 @@ static void test_messages(void **state)
     REFUSED("dropout at rate 1; it must be in [0, 1)", tn_dropout_node(x, 1, key_with(TN_NONE)));
     REFUSED("dropout at rate nan", tn_dropout_node(x, NAN, key_with(TN_NONE)));
     REFUSED("dropout of i32", tn_dropout_node(i, 0.1, key_with(TN_NONE)));
-    REFUSED("the key's step is f32 [3, 4]; it must be one i64 number", tn_dropout_node(x, 0.1, key_with(x)));
+    REFUSED("the key's step is f32 [3, 4]; it must be one i64 number",
+            tn_dropout_node(x, 0.1, key_with(x)));
     REFUSED("the key's step is i32 [2]", tn_random_uniform_node(key_with(i), graph, TN_SHAPE(3)));
     REFUSED("permutation of -1 elements", tn_permutation_node(key_with(TN_NONE), graph, -1));
     REFUSED("it wants floating-point logits [N, V]", tn_categorical_node(i, key_with(TN_NONE)));
-    REFUSED("shape [-2] of f32 is not possible", tn_random_normal_node(key_with(TN_NONE), graph, TN_SHAPE(-2)));
+    REFUSED("shape [-2] of f32 is not possible",
+            tn_random_normal_node(key_with(TN_NONE), graph, TN_SHAPE(-2)));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers),          cmocka_unit_test(test_normal_is_accurate), cmocka_unit_test(test_step_changes_numbers),
-        cmocka_unit_test(test_keys),             cmocka_unit_test(test_dropout_gradient),   cmocka_unit_test(test_dropout_elements),
-        cmocka_unit_test(test_categorical),      cmocka_unit_test(test_categorical_distribution), cmocka_unit_test(test_categorical_corners),
-        cmocka_unit_test(test_threads),          cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_normal_is_accurate),
+        cmocka_unit_test(test_step_changes_numbers),
+        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_dropout_gradient),
+        cmocka_unit_test(test_dropout_elements),
+        cmocka_unit_test(test_categorical),
+        cmocka_unit_test(test_categorical_distribution),
+        cmocka_unit_test(test_categorical_corners),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

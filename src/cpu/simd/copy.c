@@ -8,7 +8,7 @@
 
 enum { ROWS, FILL, REVERSED, TRANSPOSED, STRIDED };
 
-#define PIECE_BYTES 32768   /* a piece of work: fits L1 or nearly so */
+#define PIECE_BYTES 32768        /* a piece of work: fits L1 or nearly so */
 #define PARALLEL_BYTES (1 << 18) /* below this, waking the other core costs more than it saves */
 
 typedef uint8_t word1 __attribute__((may_alias));
@@ -65,18 +65,17 @@ static void choose_kind(tn_copy *c)
     for (int i = 0; i < last && c->kind == STRIDED; i++) {
         if (c->from[i] != c->size) continue;
         c->kind = TRANSPOSED;
-        for (; i < last - 1; i++) swap(c, i, i + 1); /* the source's innermost dimension becomes the panel's rows */
+        for (; i < last - 1; i++)
+            swap(c, i, i + 1); /* the source's innermost dimension becomes the panel's rows */
     }
 }
 
-static int64_t at_most(int64_t x, int64_t limit)
-{
-    return x < limit ? x : limit;
-}
+static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
 
 static void cut(tn_copy *c)
 {
-    int64_t rows = c->dim[c->rank - 2], columns = c->dim[c->rank - 1], elements = PIECE_BYTES / c->size;
+    int64_t rows = c->dim[c->rank - 2], columns = c->dim[c->rank - 1],
+            elements = PIECE_BYTES / c->size;
     if (c->kind == TRANSPOSED) {
         /* square tiles; one side longer when the other is short */
         int64_t side = c->size == 8 ? 32 : 64;
@@ -122,37 +121,38 @@ typedef struct panel {
 
 #define EACH_SIZE(X) X(1) X(2) X(4) X(8)
 
-#define DEFINE_LOOPS(bytes)                                                                                  \
-    static void fill##bytes(const panel *p)                                                                  \
-    {                                                                                                        \
-        for (int64_t i = 0; i < p->rows; i++) {                                                              \
-            word##bytes value = *(const word##bytes *)(p->in + i * p->from_row);                             \
-            word##bytes *out = (word##bytes *)(p->out + i * p->to_row);                                      \
-            for (int64_t j = 0; j < p->columns; j++) out[j] = value;                                         \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void reversed##bytes(const panel *p)                                                              \
-    {                                                                                                        \
-        for (int64_t i = 0; i < p->rows; i++) {                                                              \
-            const word##bytes *restrict in = (const word##bytes *)(p->in + i * p->from_row);                 \
-            word##bytes *restrict out = (word##bytes *)(p->out + i * p->to_row);                             \
-            for (int64_t j = 0; j < p->columns; j++) out[j] = in[-j];                                        \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void strided##bytes(const panel *p)                                                               \
-    {                                                                                                        \
-        for (int64_t i = 0; i < p->rows; i++) {                                                              \
-            const unsigned char *in = p->in + i * p->from_row;                                               \
-            unsigned char *out = p->out + i * p->to_row;                                                     \
-            for (int64_t j = 0; j < p->columns; j++, in += p->from_column, out += p->to_column)              \
-                *(word##bytes *)out = *(const word##bytes *)in;                                              \
-        }                                                                                                    \
+#define DEFINE_LOOPS(bytes)                                                                        \
+    static void fill##bytes(const panel *p)                                                        \
+    {                                                                                              \
+        for (int64_t i = 0; i < p->rows; i++) {                                                    \
+            word##bytes value = *(const word##bytes *)(p->in + i * p->from_row);                   \
+            word##bytes *out = (word##bytes *)(p->out + i * p->to_row);                            \
+            for (int64_t j = 0; j < p->columns; j++) out[j] = value;                               \
+        }                                                                                          \
+    }                                                                                              \
+    static void reversed##bytes(const panel *p)                                                    \
+    {                                                                                              \
+        for (int64_t i = 0; i < p->rows; i++) {                                                    \
+            const word##bytes *restrict in = (const word##bytes *)(p->in + i * p->from_row);       \
+            word##bytes *restrict out = (word##bytes *)(p->out + i * p->to_row);                   \
+            for (int64_t j = 0; j < p->columns; j++) out[j] = in[-j];                              \
+        }                                                                                          \
+    }                                                                                              \
+    static void strided##bytes(const panel *p)                                                     \
+    {                                                                                              \
+        for (int64_t i = 0; i < p->rows; i++) {                                                    \
+            const unsigned char *in = p->in + i * p->from_row;                                     \
+            unsigned char *out = p->out + i * p->to_row;                                           \
+            for (int64_t j = 0; j < p->columns; j++, in += p->from_column, out += p->to_column)    \
+                *(word##bytes *)out = *(const word##bytes *)in;                                    \
+        }                                                                                          \
     }
 EACH_SIZE(DEFINE_LOOPS)
 
 static void copy_rows(const panel *p, int64_t size)
 {
-    for (int64_t i = 0; i < p->rows; i++) tn_copy_bytes(p->out + i * p->to_row, p->in + i * p->from_row, p->columns * size);
+    for (int64_t i = 0; i < p->rows; i++)
+        tn_copy_bytes(p->out + i * p->to_row, p->in + i * p->from_row, p->columns * size);
 }
 
 /* The strided loop with the longer dimension inside. */
@@ -160,7 +160,8 @@ static void strided(const panel *p, int64_t size)
 {
     panel turned = *p;
     if (p->rows > p->columns)
-        turned = (panel){p->in, p->out, p->columns, p->rows, p->from_column, p->from_row, p->to_column, p->to_row};
+        turned = (panel){p->in,          p->out,      p->columns,   p->rows,
+                         p->from_column, p->from_row, p->to_column, p->to_row};
     if (size == 1) strided1(&turned);
     if (size == 2) strided2(&turned);
     if (size == 4) strided4(&turned);
@@ -172,7 +173,8 @@ typedef uint32_t word_row __attribute__((vector_size(32)));
 #define SHUFFLE __builtin_shufflevector
 
 /* 8 x 8 elements of 4 bytes: exchange neighbours, then pairs, then halves. */
-static inline void transpose_tile4(const unsigned char *in, int64_t from, unsigned char *out, int64_t to)
+static inline void transpose_tile4(const unsigned char *in, int64_t from, unsigned char *out,
+                                   int64_t to)
 {
     word_row r[8], t[8], u[8];
     for (int i = 0; i < 8; i++) __builtin_memcpy(&r[i], in + i * from, 32);
@@ -193,7 +195,8 @@ static inline void transpose_tile4(const unsigned char *in, int64_t from, unsign
 }
 
 /* The same for 2 bytes. */
-static inline void transpose_tile2(const unsigned char *in, int64_t from, unsigned char *out, int64_t to)
+static inline void transpose_tile2(const unsigned char *in, int64_t from, unsigned char *out,
+                                   int64_t to)
 {
     half_row r[8], t[8], u[8];
     for (int i = 0; i < 8; i++) __builtin_memcpy(&r[i], in + i * from, 16);
@@ -225,10 +228,8 @@ static void transposed(const panel *p, int64_t size)
         for (int64_t j = 0; j < columns; j += 8) {
             const unsigned char *in = p->in + i * size + j * p->from_column;
             unsigned char *out = p->out + i * p->to_row + j * size;
-            if (size == 4)
-                transpose_tile4(in, p->from_column, out, p->to_row);
-            else
-                transpose_tile2(in, p->from_column, out, p->to_row);
+            if (size == 4) transpose_tile4(in, p->from_column, out, p->to_row);
+            else transpose_tile2(in, p->from_column, out, p->to_row);
         }
     panel edge = *p; /* columns that are left, then rows */
     edge.in += columns * p->from_column;
@@ -276,7 +277,8 @@ static void copy_items(void *context, int64_t begin, int64_t end)
     const run *r = context;
     const tn_copy *c = r->copy;
     int outer = c->rank - 2;
-    int64_t index[TN_MAX_RANK + 2] = {0}, pieces = c->row_blocks * c->column_blocks, rest = begin / pieces, piece = begin % pieces;
+    int64_t index[TN_MAX_RANK + 2] = {0}, pieces = c->row_blocks * c->column_blocks,
+                                rest = begin / pieces, piece = begin % pieces;
     const unsigned char *in = r->in;
     unsigned char *out = r->out;
     for (int d = outer - 1; d >= 0; d--) {
@@ -285,9 +287,13 @@ static void copy_items(void *context, int64_t begin, int64_t end)
         in += index[d] * c->from[d];
         out += index[d] * c->to[d];
     }
-    panel p = {.from_row = c->from[outer], .from_column = c->from[outer + 1], .to_row = c->to[outer], .to_column = c->to[outer + 1]};
+    panel p = {.from_row = c->from[outer],
+               .from_column = c->from[outer + 1],
+               .to_row = c->to[outer],
+               .to_column = c->to[outer + 1]};
     for (int64_t item = begin; item < end; item++) {
-        int64_t row = piece / c->column_blocks * c->row_block, column = piece % c->column_blocks * c->column_block;
+        int64_t row = piece / c->column_blocks * c->row_block,
+                column = piece % c->column_blocks * c->column_block;
         p.in = in + row * p.from_row + column * p.from_column;
         p.out = out + row * p.to_row + column * p.to_column;
         p.rows = at_most(c->dim[outer] - row, c->row_block);
@@ -312,7 +318,8 @@ void TN_ISA(tn_copy_run)(const tn_copy *copy, const void *in, void *out)
     tn_parallel(copy->items, copy->grain, copy_items, &r);
 }
 
-void TN_ISA(tn_copy_strided)(const tn_operand *from, const void *in, const tn_operand *to, void *out)
+void TN_ISA(tn_copy_strided)(const tn_operand *from, const void *in, const tn_operand *to,
+                             void *out)
 {
     tn_copy copy;
     TN_ISA(tn_copy_make)(&copy, from, to);
@@ -335,7 +342,9 @@ static tn_status prepare(tn_step *step)
     tn_operand from = step->out[0];
     int missing = from.rank - step->in[0].rank;
     for (int i = 0; i < from.rank; i++)
-        from.stride[i] = i >= missing && step->in[0].dim[i - missing] == from.dim[i] ? step->in[0].stride[i - missing] : 0;
+        from.stride[i] = i >= missing && step->in[0].dim[i - missing] == from.dim[i]
+                             ? step->in[0].stride[i - missing]
+                             : 0;
     TN_ISA(tn_copy_make)(copy, &from, &step->out[0]);
     step->prepared = copy;
     return TN_OK;
@@ -354,4 +363,5 @@ static void release(tn_step *step)
     step->prepared = NULL;
 }
 
-const tn_kernel TN_ISA(tn_copy_kernel) = {.layouts = any_to_rows, .prepare = prepare, .run = copy_all, .release = release};
+const tn_kernel TN_ISA(tn_copy_kernel) = {
+    .layouts = any_to_rows, .prepare = prepare, .run = copy_all, .release = release};

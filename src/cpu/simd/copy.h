@@ -21,7 +21,8 @@ void TN_ISA(tn_copy_make)(tn_copy *copy, const tn_operand *from, const tn_operan
 /* Uses both cores for large copies. */
 void TN_ISA(tn_copy_run)(const tn_copy *copy, const void *in, void *out);
 /* Both at once. */
-void TN_ISA(tn_copy_strided)(const tn_operand *from, const void *in, const tn_operand *to, void *out);
+void TN_ISA(tn_copy_strided)(const tn_operand *from, const void *in, const tn_operand *to,
+                             void *out);
 
 /* in[0], broadcast to out[0]'s dimensions, from any strides to any strides. */
 extern const tn_kernel TN_ISA(tn_copy_kernel);

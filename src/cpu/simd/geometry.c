@@ -20,22 +20,21 @@
 INLINE float load(const void *x, int64_t i, tn_dtype dtype)
 {
     if (dtype == TN_F32) return ((const float *)x)[i];
-    return dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)x)[i]) : tn_f32_from_f16(((const uint16_t *)x)[i]);
+    return dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)x)[i])
+                            : tn_f32_from_f16(((const uint16_t *)x)[i]);
 }
 
 INLINE void store(void *x, int64_t i, float value, tn_dtype dtype)
 {
-    if (dtype == TN_F32)
-        ((float *)x)[i] = value;
-    else
-        ((uint16_t *)x)[i] = dtype == TN_BF16 ? tn_bf16_from_f32(value) : tn_f16_from_f32(value);
+    if (dtype == TN_F32) ((float *)x)[i] = value;
+    else ((uint16_t *)x)[i] = dtype == TN_BF16 ? tn_bf16_from_f32(value) : tn_f16_from_f32(value);
 }
 
 /* ---- where points lie ------------------------------------------------------------------------------------------- */
 
 /* Corner k of a point is pixel (y0 + k / 2, x0 + k % 2). */
 typedef struct points {
-    int32_t pixel[4][BLOCK];              /* row * W + column; -1: outside, counts as 0 */
+    int32_t pixel[4][BLOCK]; /* row * W + column; -1: outside, counts as 0 */
     float weight[4][BLOCK];
     float slope_x[4][BLOCK], slope_y[4][BLOCK]; /* the weights' derivatives */
 } points;
@@ -58,8 +57,10 @@ INLINE void locate_as(const float *grid, int64_t count, int32_t H, int32_t W, in
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         float tx, ty, mx, my;
-        int32_t x0 = cut(grid[2 * i], (float)(W - 1), clamp, &tx, &mx), y0 = cut(grid[2 * i + 1], (float)(H - 1), clamp, &ty, &my);
-        int32_t x1 = clamp && x0 + 1 > W - 1 ? W - 1 : x0 + 1, y1 = clamp && y0 + 1 > H - 1 ? H - 1 : y0 + 1;
+        int32_t x0 = cut(grid[2 * i], (float)(W - 1), clamp, &tx, &mx),
+                y0 = cut(grid[2 * i + 1], (float)(H - 1), clamp, &ty, &my);
+        int32_t x1 = clamp && x0 + 1 > W - 1 ? W - 1 : x0 + 1,
+                y1 = clamp && y0 + 1 > H - 1 ? H - 1 : y0 + 1;
         int32_t left = (uint32_t)x0 < (uint32_t)W, right = (uint32_t)x1 < (uint32_t)W;
         int32_t above = (uint32_t)y0 < (uint32_t)H, below = (uint32_t)y1 < (uint32_t)H;
         p->pixel[0][i] = above & left ? y0 * W + x0 : -1;
@@ -96,8 +97,15 @@ typedef struct job {
 static job job_of(const tn_step *step, void *const *in, void *const *out)
 {
     const tn_operand *image = &step->in[0], *grid = &step->in[1];
-    job j = {.image = in[0], .grid = in[1], .out = out[0], .dtype = image->dtype, .B = image->dim[0], .C = image->dim[1], .H = image->dim[2],
-             .W = image->dim[3], .P = grid->dim[1] * grid->dim[2]};
+    job j = {.image = in[0],
+             .grid = in[1],
+             .out = out[0],
+             .dtype = image->dtype,
+             .B = image->dim[0],
+             .C = image->dim[1],
+             .H = image->dim[2],
+             .W = image->dim[3],
+             .P = grid->dim[1] * grid->dim[2]};
     j.clamp = ((const tn_grid_sample_attribute *)step->attribute)->border == TN_BORDER_CLAMP;
     j.last = tn_prefers_channels_last(image);
     j.blocks = (j.P + BLOCK - 1) / BLOCK;
@@ -111,10 +119,8 @@ static int64_t locate(const job *j, int64_t item, int64_t *b, int64_t *first, po
     *first = item % j->blocks * BLOCK;
     int64_t count = j->P - *first < BLOCK ? j->P - *first : BLOCK;
     const float *grid = j->grid + (*b * j->P + *first) * 2;
-    if (j->clamp)
-        locate_as(grid, count, (int32_t)j->H, (int32_t)j->W, 1, p);
-    else
-        locate_as(grid, count, (int32_t)j->H, (int32_t)j->W, 0, p);
+    if (j->clamp) locate_as(grid, count, (int32_t)j->H, (int32_t)j->W, 1, p);
+    else locate_as(grid, count, (int32_t)j->H, (int32_t)j->W, 0, p);
     return count;
 }
 
@@ -143,12 +149,18 @@ INLINE void sample_as(const job *j, int64_t begin, int64_t end, tn_dtype dtype)
                 }
                 if (p.pixel[0][i] >= 0 && p.pixel[3][i] >= 0) { /* wholly inside */
                     for (int64_t c = 0; c < j->C; c++)
-                        store(j->out, to + c, w[0] * load(j->image, from[0] + c, dtype) + w[1] * load(j->image, from[1] + c, dtype) +
-                              w[2] * load(j->image, from[2] + c, dtype) + w[3] * load(j->image, from[3] + c, dtype), dtype);
+                        store(j->out, to + c,
+                              w[0] * load(j->image, from[0] + c, dtype) +
+                                  w[1] * load(j->image, from[1] + c, dtype) +
+                                  w[2] * load(j->image, from[2] + c, dtype) +
+                                  w[3] * load(j->image, from[3] + c, dtype),
+                              dtype);
                 } else {
                     for (int64_t c = 0; c < j->C; c++) {
                         float sum = 0;
-                        for (int k = 0; k < 4; k++) sum += p.pixel[k][i] < 0 ? 0 : w[k] * load(j->image, from[k] + c, dtype);
+                        for (int k = 0; k < 4; k++)
+                            sum += p.pixel[k][i] < 0 ? 0
+                                                     : w[k] * load(j->image, from[k] + c, dtype);
                         store(j->out, to + c, sum, dtype);
                     }
                 }
@@ -158,10 +170,12 @@ INLINE void sample_as(const job *j, int64_t begin, int64_t end, tn_dtype dtype)
                 int64_t from = (b * j->C + c) * pixels, to = (b * j->C + c) * j->P + first;
 #pragma omp simd
                 for (int64_t i = 0; i < count; i++)
-                    store(j->out, to + i, p.weight[0][i] * pixel_at(j->image, from, p.pixel[0][i], dtype) +
-                          p.weight[1][i] * pixel_at(j->image, from, p.pixel[1][i], dtype) +
-                          p.weight[2][i] * pixel_at(j->image, from, p.pixel[2][i], dtype) +
-                          p.weight[3][i] * pixel_at(j->image, from, p.pixel[3][i], dtype), dtype);
+                    store(j->out, to + i,
+                          p.weight[0][i] * pixel_at(j->image, from, p.pixel[0][i], dtype) +
+                              p.weight[1][i] * pixel_at(j->image, from, p.pixel[1][i], dtype) +
+                              p.weight[2][i] * pixel_at(j->image, from, p.pixel[2][i], dtype) +
+                              p.weight[3][i] * pixel_at(j->image, from, p.pixel[3][i], dtype),
+                          dtype);
             }
         }
     }
@@ -170,17 +184,16 @@ INLINE void sample_as(const job *j, int64_t begin, int64_t end, tn_dtype dtype)
 static void sample_blocks(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
-    if (j->dtype == TN_F32)
-        sample_as(j, begin, end, TN_F32);
-    else if (j->dtype == TN_BF16)
-        sample_as(j, begin, end, TN_BF16);
-    else
-        sample_as(j, begin, end, TN_F16);
+    if (j->dtype == TN_F32) sample_as(j, begin, end, TN_F32);
+    else if (j->dtype == TN_BF16) sample_as(j, begin, end, TN_BF16);
+    else sample_as(j, begin, end, TN_F16);
 }
 
-static tn_status grid_sample(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status grid_sample(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
-    if (step->in[0].dtype == TN_F64) return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
+    if (step->in[0].dtype == TN_F64)
+        return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
     job j = job_of(step, in, out);
     tn_parallel(j.B * j.blocks, PARALLEL_ELEMENTS / (BLOCK * (j.C + 2)) + 1, sample_blocks, &j);
     return TN_OK;
@@ -199,12 +212,16 @@ INLINE void grid_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype 
             for (int64_t i = 0; i < count; i++)
                 for (int k = 0; k < 4; k++) {
                     if (p.pixel[k][i] < 0) continue;
-                    int64_t from = (b * pixels + p.pixel[k][i]) * j->C, d = (b * j->P + first + i) * j->C;
+                    int64_t from = (b * pixels + p.pixel[k][i]) * j->C,
+                            d = (b * j->P + first + i) * j->C;
                     float lanes[16] = {0}, sum = 0;
                     int64_t c = 0;
                     for (; c + 16 <= j->C; c += 16)
-                        for (int l = 0; l < 16; l++) lanes[l] += load(j->d_out, d + c + l, dtype) * load(j->image, from + c + l, dtype);
-                    for (; c < j->C; c++) sum += load(j->d_out, d + c, dtype) * load(j->image, from + c, dtype);
+                        for (int l = 0; l < 16; l++)
+                            lanes[l] += load(j->d_out, d + c + l, dtype) *
+                                        load(j->image, from + c + l, dtype);
+                    for (; c < j->C; c++)
+                        sum += load(j->d_out, d + c, dtype) * load(j->image, from + c, dtype);
                     for (int l = 0; l < 16; l++) sum += lanes[l];
                     product[k][i] = sum;
                 }
@@ -214,7 +231,8 @@ INLINE void grid_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype 
                 for (int k = 0; k < 4; k++)
 #pragma omp simd
                     for (int64_t i = 0; i < count; i++)
-                        product[k][i] += load(j->d_out, d + i, dtype) * pixel_at(j->image, from, p.pixel[k][i], dtype);
+                        product[k][i] += load(j->d_out, d + i, dtype) *
+                                         pixel_at(j->image, from, p.pixel[k][i], dtype);
             }
         }
         float *out = (float *)j->d_grid + (b * j->P + first) * 2;
@@ -233,12 +251,9 @@ INLINE void grid_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype 
 static void grid_gradient_blocks(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
-    if (j->dtype == TN_F32)
-        grid_gradient_as(j, begin, end, TN_F32);
-    else if (j->dtype == TN_BF16)
-        grid_gradient_as(j, begin, end, TN_BF16);
-    else
-        grid_gradient_as(j, begin, end, TN_F16);
+    if (j->dtype == TN_F32) grid_gradient_as(j, begin, end, TN_F32);
+    else if (j->dtype == TN_BF16) grid_gradient_as(j, begin, end, TN_BF16);
+    else grid_gradient_as(j, begin, end, TN_F16);
 }
 
 /* d_image of a group of channels of an image: points in order, so that every pixel's sum has a fixed order. */
@@ -246,12 +261,15 @@ INLINE void image_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype
 {
     points p;
     for (int64_t item = begin; item < end; item++) {
-        int64_t image = item / j->groups, c0 = item % j->groups * j->group, c1 = c0 + j->group < j->C ? c0 + j->group : j->C;
+        int64_t image = item / j->groups, c0 = item % j->groups * j->group,
+                c1 = c0 + j->group < j->C ? c0 + j->group : j->C;
         int64_t pixels = j->H * j->W, width = c1 - c0;
         if (j->last) {
-            for (int64_t i = 0; i < pixels; i++) memset(j->sum + (image * pixels + i) * j->C + c0, 0, (size_t)width * sizeof(float));
+            for (int64_t i = 0; i < pixels; i++)
+                memset(j->sum + (image * pixels + i) * j->C + c0, 0, (size_t)width * sizeof(float));
         } else {
-            memset(j->sum + (image * j->C + c0) * pixels, 0, (size_t)(width * pixels) * sizeof(float));
+            memset(j->sum + (image * j->C + c0) * pixels, 0,
+                   (size_t)(width * pixels) * sizeof(float));
         }
         for (int64_t block = 0; block < j->blocks; block++) {
             int64_t b, first, count = locate(j, image * j->blocks + block, &b, &first, &p);
@@ -267,14 +285,16 @@ INLINE void image_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype
             for (int64_t i = 0; i < count && j->last; i++)
                 for (int k = 0; k < 4; k++) {
                     if (p.pixel[k][i] < 0) continue;
-                    float *restrict to = j->sum + (b * pixels + p.pixel[k][i]) * j->C + c0, w = p.weight[k][i];
+                    float *restrict to = j->sum + (b * pixels + p.pixel[k][i]) * j->C + c0,
+                                    w = p.weight[k][i];
                     int64_t d = (b * j->P + first + i) * j->C + c0;
                     for (int64_t c = 0; c < width; c++) to[c] += w * load(j->d_out, d + c, dtype);
                 }
         }
         for (int64_t c = c0; c < c1 && dtype != TN_F32; c++)
             for (int64_t i = 0; i < pixels; i++) {
-                int64_t at = j->last ? (image * pixels + i) * j->C + c : (image * j->C + c) * pixels + i;
+                int64_t at = j->last ? (image * pixels + i) * j->C + c
+                                     : (image * j->C + c) * pixels + i;
                 store(j->out, at, j->sum[at], dtype);
             }
     }
@@ -283,25 +303,26 @@ INLINE void image_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype
 static void image_gradient_groups(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
-    if (j->dtype == TN_F32)
-        image_gradient_as(j, begin, end, TN_F32);
-    else if (j->dtype == TN_BF16)
-        image_gradient_as(j, begin, end, TN_BF16);
-    else
-        image_gradient_as(j, begin, end, TN_F16);
+    if (j->dtype == TN_F32) image_gradient_as(j, begin, end, TN_F32);
+    else if (j->dtype == TN_BF16) image_gradient_as(j, begin, end, TN_BF16);
+    else image_gradient_as(j, begin, end, TN_F16);
 }
 
-static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *const *out,
+                                  void *workspace)
 {
-    if (step->in[0].dtype == TN_F64) return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
+    if (step->in[0].dtype == TN_F64)
+        return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
     job j = job_of(step, in, out);
     j.d_out = in[2];
     j.d_grid = out[1];
     j.sum = j.dtype == TN_F32 ? (float *)out[0] : (float *)workspace;
-    tn_parallel(j.B * j.blocks, PARALLEL_ELEMENTS / (BLOCK * (j.C + 2)) + 1, grid_gradient_blocks, &j);
+    tn_parallel(j.B * j.blocks, PARALLEL_ELEMENTS / (BLOCK * (j.C + 2)) + 1, grid_gradient_blocks,
+                &j);
     j.group = j.last ? 16 : 4;
     j.groups = (j.C + j.group - 1) / j.group;
-    tn_parallel(j.B * j.groups, PARALLEL_ELEMENTS / (j.group * (j.P + j.H * j.W) + 1) + 1, image_gradient_groups, &j);
+    tn_parallel(j.B * j.groups, PARALLEL_ELEMENTS / (j.group * (j.P + j.H * j.W) + 1) + 1,
+                image_gradient_groups, &j);
     return TN_OK;
 }
 
@@ -321,8 +342,10 @@ static tn_status prepare(tn_step *step)
     tn_dtype dtype = step->in[0].dtype;
     if (dtype == TN_F64 && step->in[1].dtype == TN_F64) return TN_OK;
     if ((dtype != TN_F32 && dtype != TN_BF16 && dtype != TN_F16) || step->in[1].dtype != TN_F32)
-        return tn_fail(TN_UNSUPPORTED, "%s of an image of %s; use f32 or bf16", step->op->name, tn_dtype_name(dtype));
-    if (step->op->id == TN_OP_GRID_SAMPLE_GRAD && dtype != TN_F32) step->workspace = (size_t)tn_operand_size(&step->in[0]) * sizeof(float);
+        return tn_fail(TN_UNSUPPORTED, "%s of an image of %s; use f32 or bf16", step->op->name,
+                       tn_dtype_name(dtype));
+    if (step->op->id == TN_OP_GRID_SAMPLE_GRAD && dtype != TN_F32)
+        step->workspace = (size_t)tn_operand_size(&step->in[0]) * sizeof(float);
     return TN_OK;
 }
 
@@ -330,8 +353,11 @@ void TN_ISA(tn_cpu_resize)(tn_kernel_table *table); /* resize.c */
 void TN_ISA(tn_cpu_geometry)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_geometry)(tn_kernel_table *table)
 {
-    static const tn_kernel sample_kernel = {.layouts = layouts, .prepare = prepare, .run = grid_sample},
-                           gradient_kernel = {.layouts = layouts, .prepare = prepare, .run = grid_sample_grad};
+    static const tn_kernel sample_kernel = {.layouts = layouts,
+                                            .prepare = prepare,
+                                            .run = grid_sample},
+                           gradient_kernel = {
+                               .layouts = layouts, .prepare = prepare, .run = grid_sample_grad};
     table->kernel[TN_OP_GRID_SAMPLE] = &sample_kernel;
     table->kernel[TN_OP_GRID_SAMPLE_GRAD] = &gradient_kernel;
     TN_ISA(tn_cpu_resize)(table);

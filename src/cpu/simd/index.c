@@ -24,10 +24,7 @@ static int axis_of(const tn_step *step)
     return ((const tn_axis_attribute *)step->attribute)->axis;
 }
 
-static int64_t at_most(int64_t x, int64_t limit)
-{
-    return x < limit ? x : limit;
-}
+static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
 
 /* ---- indices ------------------------------------------------------------------------------------------------- */
 
@@ -37,18 +34,22 @@ static inline int64_t index_at(const void *index, tn_dtype dtype, int64_t i)
 }
 
 /* "gather (decoder.embed): index 12 at position 3 is outside 0..9" */
-static __attribute__((noinline)) tn_status bad_index(const tn_step *step, int64_t value, int64_t position, int64_t n)
+static __attribute__((noinline)) tn_status bad_index(const tn_step *step, int64_t value,
+                                                     int64_t position, int64_t n)
 {
-    const char *open = step->name ? " (" : "", *name = step->name ? step->name : "", *close = step->name ? ")" : "";
+    const char *open = step->name ? " (" : "", *name = step->name ? step->name : "",
+               *close = step->name ? ")" : "";
     if (n == 0)
-        return tn_fail(TN_INVALID, "%s%s%s%s: index %lld at position %lld, but the axis is empty", step->op->name, open, name, close,
-                       (long long)value, (long long)position);
-    return tn_fail(TN_INVALID, "%s%s%s%s: index %lld at position %lld is outside 0..%lld", step->op->name, open, name, close,
-                   (long long)value, (long long)position, (long long)n - 1);
+        return tn_fail(TN_INVALID, "%s%s%s%s: index %lld at position %lld, but the axis is empty",
+                       step->op->name, open, name, close, (long long)value, (long long)position);
+    return tn_fail(TN_INVALID, "%s%s%s%s: index %lld at position %lld is outside 0..%lld",
+                   step->op->name, open, name, close, (long long)value, (long long)position,
+                   (long long)n - 1);
 }
 
 /* All of index[count] must lie in [0, n). */
-static tn_status check_index(const tn_step *step, const void *index, tn_dtype dtype, int64_t count, int64_t n)
+static tn_status check_index(const tn_step *step, const void *index, tn_dtype dtype, int64_t count,
+                             int64_t n)
 {
     uint64_t bad = 0, limit = (uint64_t)n;
     if (dtype == TN_I32) {
@@ -82,30 +83,38 @@ typedef struct job {
     float *wide;                   /* of put_along: sums of 16-bit floats */
 } job;
 
-static job job_of(const tn_step *step, void *const *in, void *const *out, const tn_operand *whole, int axis)
+static job job_of(const tn_step *step, void *const *in, void *const *out, const tn_operand *whole,
+                  int axis)
 {
-    return (job){.step = step, .in = in[0], .index = in[1], .out = out[0], .dtype = step->out[0].dtype, .index_dtype = step->in[1].dtype,
-                 .v = tn_axis_view_of(whole, axis), .size = (int64_t)tn_dtype_size(step->out[0].dtype)};
+    return (job){.step = step,
+                 .in = in[0],
+                 .index = in[1],
+                 .out = out[0],
+                 .dtype = step->out[0].dtype,
+                 .index_dtype = step->in[1].dtype,
+                 .v = tn_axis_view_of(whole, axis),
+                 .size = (int64_t)tn_dtype_size(step->out[0].dtype)};
 }
 
-#define DEFINE_GATHER(bytes)                                                                                 \
-    static void gather##bytes(const job *j, int64_t begin, int64_t end)                                      \
-    {                                                                                                        \
-        word##bytes *out = (word##bytes *)j->out;                                                            \
-        const word##bytes *in = (const word##bytes *)j->in;                                                  \
-        for (int64_t i = begin; i < end;) {                                                                  \
-            int64_t o = i / j->count, stop = at_most((o + 1) * j->count, end);                               \
-            const word##bytes *row = in + o * j->v.n;                                                        \
-            if (j->index_dtype == TN_I32)                                                                    \
-                for (; i < stop; i++) out[i] = row[((const int32_t *)j->index)[i - o * j->count]];           \
-            else                                                                                             \
-                for (; i < stop; i++) out[i] = row[((const int64_t *)j->index)[i - o * j->count]];           \
-        }                                                                                                    \
+#define DEFINE_GATHER(bytes)                                                                       \
+    static void gather##bytes(const job *j, int64_t begin, int64_t end)                            \
+    {                                                                                              \
+        word##bytes *out = (word##bytes *)j->out;                                                  \
+        const word##bytes *in = (const word##bytes *)j->in;                                        \
+        for (int64_t i = begin; i < end;) {                                                        \
+            int64_t o = i / j->count, stop = at_most((o + 1) * j->count, end);                     \
+            const word##bytes *row = in + o * j->v.n;                                              \
+            if (j->index_dtype == TN_I32)                                                          \
+                for (; i < stop; i++) out[i] = row[((const int32_t *)j->index)[i - o * j->count]]; \
+            else                                                                                   \
+                for (; i < stop; i++) out[i] = row[((const int64_t *)j->index)[i - o * j->count]]; \
+        }                                                                                          \
     }
-DEFINE_GATHER(1) DEFINE_GATHER(2) DEFINE_GATHER(4) DEFINE_GATHER(8)
+DEFINE_GATHER(1)
+DEFINE_GATHER(2) DEFINE_GATHER(4) DEFINE_GATHER(8)
 
-/* Items: rows (o, k) of the result. */
-static void gather_rows(void *context, int64_t begin, int64_t end)
+    /* Items: rows (o, k) of the result. */
+    static void gather_rows(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
     int64_t bytes = j->v.inner * j->size;
@@ -118,7 +127,8 @@ static void gather_rows(void *context, int64_t begin, int64_t end)
     }
     int64_t o = begin / j->count, k = begin % j->count;
     for (int64_t i = begin; i < end; i++) {
-        tn_copy_bytes(j->out + i * bytes, j->in + (o * j->v.n + index_at(j->index, j->index_dtype, k)) * bytes, bytes);
+        tn_copy_bytes(j->out + i * bytes,
+                      j->in + (o * j->v.n + index_at(j->index, j->index_dtype, k)) * bytes, bytes);
         if (++k == j->count) k = 0, o++;
     }
 }
@@ -143,7 +153,8 @@ static void sort_positions(const job *j, uint32_t *start, uint32_t *order)
     memset(start, 0, (size_t)(n + 2) * sizeof *start);
     for (int64_t k = 0; k < j->count; k++) start[index_at(j->index, j->index_dtype, k) + 2]++;
     for (int64_t i = 2; i < n + 2; i++) start[i] += start[i - 1];
-    for (int64_t k = 0; k < j->count; k++) order[start[index_at(j->index, j->index_dtype, k) + 1]++] = (uint32_t)k;
+    for (int64_t k = 0; k < j->count; k++)
+        order[start[index_at(j->index, j->index_dtype, k) + 1]++] = (uint32_t)k;
 }
 
 /* Items: chunks of columns, of all rows in turn: a few popular rows do not keep one thread from its share. */
@@ -152,7 +163,8 @@ static void scatter_items(void *context, int64_t begin, int64_t end)
     const job *j = context;
     int64_t row_bytes = j->v.inner * j->size;
     tn_accumulator sum;
-    int64_t rows = j->v.outer * j->v.n, row = begin % rows, i = row % j->v.n, o = row / j->v.n, chunk = begin / rows * TN_CHUNK;
+    int64_t rows = j->v.outer * j->v.n, row = begin % rows, i = row % j->v.n, o = row / j->v.n,
+            chunk = begin / rows * TN_CHUNK;
     for (int64_t item = begin; item < end; item++, row++, i++) {
         if (i == j->v.n) i = 0, o++;
         if (row == rows) row = 0, o = 0, chunk += TN_CHUNK;
@@ -175,12 +187,14 @@ static tn_status scatter_prepare(tn_step *step)
 {
     TN_TRY(tn_needs_numbers(step, step->out[0].dtype));
     int64_t n = step->out[0].dim[axis_of(step)], count = tn_operand_size(&step->in[1]);
-    if (n > UINT32_MAX - 2 || count > UINT32_MAX) return tn_fail(TN_UNSUPPORTED, "scatter_add of more than 2^32 rows");
+    if (n > UINT32_MAX - 2 || count > UINT32_MAX)
+        return tn_fail(TN_UNSUPPORTED, "scatter_add of more than 2^32 rows");
     step->workspace = (size_t)(n + 2 + count) * sizeof(uint32_t);
     return TN_OK;
 }
 
-static tn_status scatter_add(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status scatter_add(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     job j = job_of(step, in, out, &step->out[0], axis_of(step));
     j.count = tn_operand_size(&step->in[1]);
@@ -199,25 +213,27 @@ static tn_status scatter_add(const tn_step *step, void *const *in, void *const *
 /* ---- take along, put along -------------------------------------------------------------------------------------------- */
 
 /* Items: rows (o, k) of the result. */
-#define DEFINE_TAKE(bytes)                                                                                   \
-    static void take##bytes(void *context, int64_t begin, int64_t end)                                       \
-    {                                                                                                        \
-        const job *j = context;                                                                              \
-        int64_t inner = j->v.inner;                                                                          \
-        for (int64_t row = begin; row < end; row++) {                                                        \
-            const word##bytes *in = (const word##bytes *)j->in + row / j->count * j->v.n * inner;            \
-            word##bytes *out = (word##bytes *)j->out + row * inner;                                          \
-            if (j->index_dtype == TN_I32)                                                                    \
-                for (int64_t i = 0; i < inner; i++)                                                          \
-                    out[i] = in[((const int32_t *)j->index)[row * inner + i] * inner + i];                   \
-            else                                                                                             \
-                for (int64_t i = 0; i < inner; i++)                                                          \
-                    out[i] = in[((const int64_t *)j->index)[row * inner + i] * inner + i];                   \
-        }                                                                                                    \
+#define DEFINE_TAKE(bytes)                                                                         \
+    static void take##bytes(void *context, int64_t begin, int64_t end)                             \
+    {                                                                                              \
+        const job *j = context;                                                                    \
+        int64_t inner = j->v.inner;                                                                \
+        for (int64_t row = begin; row < end; row++) {                                              \
+            const word##bytes *in = (const word##bytes *)j->in + row / j->count * j->v.n * inner;  \
+            word##bytes *out = (word##bytes *)j->out + row * inner;                                \
+            if (j->index_dtype == TN_I32)                                                          \
+                for (int64_t i = 0; i < inner; i++)                                                \
+                    out[i] = in[((const int32_t *)j->index)[row * inner + i] * inner + i];         \
+            else                                                                                   \
+                for (int64_t i = 0; i < inner; i++)                                                \
+                    out[i] = in[((const int64_t *)j->index)[row * inner + i] * inner + i];         \
+        }                                                                                          \
     }
-DEFINE_TAKE(1) DEFINE_TAKE(2) DEFINE_TAKE(4) DEFINE_TAKE(8)
+DEFINE_TAKE(1)
+DEFINE_TAKE(2) DEFINE_TAKE(4) DEFINE_TAKE(8)
 
-static tn_status take_along(const tn_step *step, void *const *in, void *const *out, void *workspace)
+    static tn_status
+    take_along(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
     (void)workspace;
     int axis = axis_of(step);
@@ -236,15 +252,17 @@ static tn_status take_along(const tn_step *step, void *const *in, void *const *o
 #define STRIP 64
 
 /* Adds value (o, k, i) to element (o, index, i), for the columns first .. first+width-1. */
-#define DEFINE_PUT(name, sum_type, value_type, convert)                                                      \
-    static void put_##name(const job *j, sum_type *target, int64_t o, int64_t first, int64_t width)          \
-    {                                                                                                        \
-        int64_t inner = j->v.inner, from = o * j->count * inner + first;                                     \
-        const value_type *value = (const value_type *)(const void *)j->in;                                   \
-        target += o * j->v.n * inner + first;                                                                \
-        for (int64_t k = 0; k < j->count; k++, from += inner)                                                \
-            for (int64_t i = 0; i < width; i++)                                                              \
-                target[index_at(j->index, j->index_dtype, from + i) * inner + i] += convert(value[from + i]); \
+#define DEFINE_PUT(name, sum_type, value_type, convert)                                            \
+    static void put_##name(const job *j, sum_type *target, int64_t o, int64_t first,               \
+                           int64_t width)                                                          \
+    {                                                                                              \
+        int64_t inner = j->v.inner, from = o * j->count * inner + first;                           \
+        const value_type *value = (const value_type *)(const void *)j->in;                         \
+        target += o * j->v.n * inner + first;                                                      \
+        for (int64_t k = 0; k < j->count; k++, from += inner)                                      \
+            for (int64_t i = 0; i < width; i++)                                                    \
+                target[index_at(j->index, j->index_dtype, from + i) * inner + i] += convert(       \
+                    value[from + i]);                                                              \
     }
 DEFINE_PUT(f32, float, float, )
 DEFINE_PUT(f64, double, double, )
@@ -259,12 +277,13 @@ static void put_strips(void *context, int64_t begin, int64_t end)
     int64_t inner = j->v.inner, size = j->wide ? 4 : j->size;
     void *target = j->wide ? (void *)j->wide : j->out;
     for (int64_t item = begin; item < end; item++) {
-        int64_t o = item / j->chunks, first = item % j->chunks * STRIP, width = at_most(inner - first, STRIP);
+        int64_t o = item / j->chunks, first = item % j->chunks * STRIP,
+                width = at_most(inner - first, STRIP);
         unsigned char *zero = (unsigned char *)target + (o * j->v.n * inner + first) * size;
-        if (width == inner)
-            memset(zero, 0, (size_t)(j->v.n * inner * size));
+        if (width == inner) memset(zero, 0, (size_t)(j->v.n * inner * size));
         else
-            for (int64_t r = 0; r < j->v.n; r++) memset(zero + r * inner * size, 0, (size_t)(width * size));
+            for (int64_t r = 0; r < j->v.n; r++)
+                memset(zero + r * inner * size, 0, (size_t)(width * size));
         switch (j->dtype) {
         case TN_F32: put_f32(j, target, o, first, width); break;
         case TN_F64: put_f64(j, target, o, first, width); break;
@@ -277,7 +296,8 @@ static void put_strips(void *context, int64_t begin, int64_t end)
             for (int64_t i = 0; i < width; i++) {
                 int64_t cell = (o * j->v.n + r) * inner + first + i;
                 uint16_t *out = (uint16_t *)(void *)j->out;
-                out[cell] = j->dtype == TN_BF16 ? tn_bf16_from_f32(j->wide[cell]) : tn_f16_from_f32(j->wide[cell]);
+                out[cell] = j->dtype == TN_BF16 ? tn_bf16_from_f32(j->wide[cell])
+                                                : tn_f16_from_f32(j->wide[cell]);
             }
     }
 }
@@ -286,7 +306,8 @@ static tn_status put_prepare(tn_step *step)
 {
     tn_dtype dtype = step->out[0].dtype;
     TN_TRY(tn_needs_numbers(step, dtype));
-    if (dtype == TN_BF16 || dtype == TN_F16) step->workspace = (size_t)tn_operand_size(&step->out[0]) * sizeof(float);
+    if (dtype == TN_BF16 || dtype == TN_F16)
+        step->workspace = (size_t)tn_operand_size(&step->out[0]) * sizeof(float);
     return TN_OK;
 }
 
@@ -322,7 +343,8 @@ static void one_hot_rows(void *context, int64_t begin, int64_t end)
     memset(j->out + begin * classes * j->size, 0, (size_t)((end - begin) * classes * j->size));
     for (int64_t i = begin; i < end; i++) {
         int64_t at = index_at(j->index, j->index_dtype, i);
-        if (at >= 0 && at < classes) memcpy(j->out + (i * classes + at) * j->size, one, (size_t)j->size);
+        if (at >= 0 && at < classes)
+            memcpy(j->out + (i * classes + at) * j->size, one, (size_t)j->size);
     }
 }
 
@@ -330,9 +352,16 @@ static tn_status one_hot(const tn_step *step, void *const *in, void *const *out,
 {
     (void)workspace;
     const tn_operand *y = &step->out[0];
-    job j = {.step = step, .index = in[0], .out = out[0], .dtype = y->dtype, .index_dtype = step->in[0].dtype,
-             .count = y->dim[y->rank - 1], .size = (int64_t)tn_dtype_size(y->dtype)};
-    if (j.count) tn_parallel(tn_operand_size(&step->in[0]), PARALLEL_BYTES / (j.count * j.size) + 1, one_hot_rows, &j);
+    job j = {.step = step,
+             .index = in[0],
+             .out = out[0],
+             .dtype = y->dtype,
+             .index_dtype = step->in[0].dtype,
+             .count = y->dim[y->rank - 1],
+             .size = (int64_t)tn_dtype_size(y->dtype)};
+    if (j.count)
+        tn_parallel(tn_operand_size(&step->in[0]), PARALLEL_BYTES / (j.count * j.size) + 1,
+                    one_hot_rows, &j);
     return TN_OK;
 }
 
@@ -341,8 +370,10 @@ void TN_ISA(tn_cpu_segment)(tn_kernel_table *table); /* segment.c */
 void TN_ISA(tn_cpu_index)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_index)(tn_kernel_table *table)
 {
-    static const tn_kernel gather_kernel = {.run = gather}, scatter_kernel = {.prepare = scatter_prepare, .run = scatter_add},
-                           take_kernel = {.run = take_along}, put_kernel = {.prepare = put_prepare, .run = put_along},
+    static const tn_kernel gather_kernel = {.run = gather},
+                           scatter_kernel = {.prepare = scatter_prepare, .run = scatter_add},
+                           take_kernel = {.run = take_along},
+                           put_kernel = {.prepare = put_prepare, .run = put_along},
                            one_hot_kernel = {.run = one_hot};
     table->kernel[TN_OP_GATHER] = &gather_kernel;
     table->kernel[TN_OP_SCATTER_ADD] = &scatter_kernel;

@@ -51,7 +51,7 @@ typedef struct mapped {
     int64_t rows, pieces, size, grain;
     uint64_t constant; /* its bits */
     const piece *piece;
-    int64_t table[];   /* the maps, then the pieces */
+    int64_t table[]; /* the maps, then the pieces */
 } mapped;
 
 /* Index in the input's dimension d of the output's index i; -1: the constant. */
@@ -78,7 +78,9 @@ static int64_t source(const tn_step *step, int d, int64_t i)
         if (a->mode == TN_PAD_REFLECT) return i < 0 ? -i : 2 * (n - 1) - i;
         return -1;
     }
-    default: return i + ((const tn_pad_attribute *)step->attribute)->before[d]; /* PAD_GRAD of constant padding: a slice */
+    default:
+        return i + ((const tn_pad_attribute *)step->attribute)
+                       ->before[d]; /* PAD_GRAD of constant padding: a slice */
     }
 }
 
@@ -106,7 +108,7 @@ static uint64_t bits_of(tn_dtype dtype, double value)
 
 /* Dimensions in the output's memory order; those that are read straight through and lie alike on both sides become one. */
 typedef struct merged_dimension {
-    int d;        /* whose map; -1: identity */
+    int d;                  /* whose map; -1: identity */
     int64_t size, from, to; /* strides in bytes */
 } merged_dimension;
 
@@ -124,9 +126,11 @@ static int merge_dimensions(const tn_step *step, merged_dimension *merged)
         int d = order[k];
         bool identity = is_identity(step, d);
         if (identity && y->dim[d] == 1) continue;
-        merged_dimension next = {identity ? -1 : d, y->dim[d], x->stride[d] * size, y->stride[d] * size};
+        merged_dimension next = {identity ? -1 : d, y->dim[d], x->stride[d] * size,
+                                 y->stride[d] * size};
         merged_dimension *last = count ? &merged[count - 1] : NULL;
-        if (last && identity && last->d < 0 && last->from == next.from * next.size && last->to == next.to * next.size) {
+        if (last && identity && last->d < 0 && last->from == next.from * next.size &&
+            last->to == next.to * next.size) {
             next.size *= last->size;
             *last = next;
         } else {
@@ -149,14 +153,16 @@ static int64_t cut_pieces(const tn_step *step, const merged_dimension *m, int64_
 {
     int64_t count = 0, most = 65536 / size;
     for (int64_t i = 0; i < m->size;) {
-        int64_t limit = m->size - i < most ? m->size : i + most, end = i + 1, first = source_offset(step, m, i), stride = m->from;
+        int64_t limit = m->size - i < most ? m->size : i + most, end = i + 1,
+                first = source_offset(step, m, i), stride = m->from;
         if (m->d < 0) {
             end = limit;
         } else if (first < 0) {
             while (end < limit && source_offset(step, m, end) < 0) end++;
         } else {
             int64_t second = end < limit ? source_offset(step, m, end) : -1;
-            if (second >= 0 && (second == first || second == first - m->from)) stride = second - first;
+            if (second >= 0 && (second == first || second == first - m->from))
+                stride = second - first;
             while (end < limit && source_offset(step, m, end) == first + (end - i) * stride) end++;
         }
         if (out) out[count] = (piece){i * size, first, end - i, stride, first < 0};
@@ -176,9 +182,11 @@ static tn_status mapped_prepare(tn_step *step)
     merged_dimension dimension[TN_MAX_RANK];
     int count = merge_dimensions(step, dimension);
     const merged_dimension *inner = &dimension[count - 1];
-    int64_t entries = 0, size = (int64_t)tn_dtype_size(y->dtype), pieces = cut_pieces(step, inner, size, NULL);
+    int64_t entries = 0, size = (int64_t)tn_dtype_size(y->dtype),
+            pieces = cut_pieces(step, inner, size, NULL);
     for (int i = 0; i < count - 1; i++) entries += dimension[i].d < 0 ? 0 : dimension[i].size;
-    mapped *m = calloc(1, sizeof *m + (size_t)entries * sizeof(int64_t) + (size_t)pieces * sizeof(piece));
+    mapped *m = calloc(1, sizeof *m + (size_t)entries * sizeof(int64_t) +
+                              (size_t)pieces * sizeof(piece));
     if (!m) return out_of_memory(step);
     step->prepared = m;
     m->outer = count - 1;
@@ -198,27 +206,31 @@ static tn_status mapped_prepare(tn_step *step)
     m->piece = (piece *)(void *)table;
     m->pieces = cut_pieces(step, inner, size, (piece *)(void *)table);
     m->grain = PARALLEL_BYTES / (inner->size * size / pieces + 1) + 1;
-    if (step->op->id == TN_OP_PAD) m->constant = bits_of(y->dtype, ((const tn_pad_attribute *)step->attribute)->value);
+    if (step->op->id == TN_OP_PAD)
+        m->constant = bits_of(y->dtype, ((const tn_pad_attribute *)step->attribute)->value);
     return TN_OK;
 }
 
-#define DEFINE_PIECE(bytes)                                                                                  \
-    static void fill##bytes(unsigned char *to, uint64_t bits, int64_t count)                                 \
-    {                                                                                                        \
-        word##bytes *out = (word##bytes *)to, value = (word##bytes)bits;                                     \
-        for (int64_t i = 0; i < count; i++) out[i] = value;                                                  \
-    }                                                                                                        \
-    static void strided##bytes(unsigned char *to, const unsigned char *from, int64_t stride, int64_t count)  \
-    {                                                                                                        \
-        word##bytes *out = (word##bytes *)to;                                                                \
-        if (stride == -bytes)                                                                                \
-            for (int64_t i = 0; i < count; i++) out[i] = ((const word##bytes *)from)[-i];                    \
-        else                                                                                                 \
-            for (int64_t i = 0; i < count; i++) out[i] = *(const word##bytes *)(from + i * stride);          \
+#define DEFINE_PIECE(bytes)                                                                        \
+    static void fill##bytes(unsigned char *to, uint64_t bits, int64_t count)                       \
+    {                                                                                              \
+        word##bytes *out = (word##bytes *)to, value = (word##bytes)bits;                           \
+        for (int64_t i = 0; i < count; i++) out[i] = value;                                        \
+    }                                                                                              \
+    static void strided##bytes(unsigned char *to, const unsigned char *from, int64_t stride,       \
+                               int64_t count)                                                      \
+    {                                                                                              \
+        word##bytes *out = (word##bytes *)to;                                                      \
+        if (stride == -bytes)                                                                      \
+            for (int64_t i = 0; i < count; i++) out[i] = ((const word##bytes *)from)[-i];          \
+        else                                                                                       \
+            for (int64_t i = 0; i < count; i++)                                                    \
+                out[i] = *(const word##bytes *)(from + i * stride);                                \
     }
-DEFINE_PIECE(1) DEFINE_PIECE(2) DEFINE_PIECE(4) DEFINE_PIECE(8)
+DEFINE_PIECE(1)
+DEFINE_PIECE(2) DEFINE_PIECE(4) DEFINE_PIECE(8)
 
-static void fill(unsigned char *to, uint64_t bits, int64_t count, int64_t size)
+    static void fill(unsigned char *to, uint64_t bits, int64_t count, int64_t size)
 {
     if (size == 1) fill1(to, bits, count);
     if (size == 2) fill2(to, bits, count);
@@ -226,7 +238,8 @@ static void fill(unsigned char *to, uint64_t bits, int64_t count, int64_t size)
     if (size == 8) fill8(to, bits, count);
 }
 
-static void strided(unsigned char *to, const unsigned char *from, int64_t stride, int64_t count, int64_t size)
+static void strided(unsigned char *to, const unsigned char *from, int64_t stride, int64_t count,
+                    int64_t size)
 {
     if (size == 1) strided1(to, from, stride, count);
     if (size == 2) strided2(to, from, stride, count);
@@ -261,12 +274,10 @@ static void mapped_items(void *context, int64_t begin, int64_t end)
         for (; k < m->pieces && item < end; k++, item++) {
             const piece *p = &m->piece[k];
             unsigned char *out = c->out + to + p->to;
-            if (constant || p->constant)
-                fill(out, m->constant, p->count, m->size);
+            if (constant || p->constant) fill(out, m->constant, p->count, m->size);
             else if (p->step == m->size)
                 tn_copy_bytes(out, c->in + from + p->from, p->count * m->size);
-            else
-                strided(out, c->in + from + p->from, p->step, p->count, m->size);
+            else strided(out, c->in + from + p->from, p->step, p->count, m->size);
         }
         for (int d = m->outer - 1; d >= 0; d--) {
             if (++index[d] < m->dim[d]) break;
@@ -291,7 +302,8 @@ static tn_status mapped_run(const tn_step *step, void *const *in, void *const *o
 typedef struct fold {
     int rank;
     int64_t dim[TN_MAX_RANK], from[TN_MAX_RANK], to[TN_MAX_RANK]; /* strides in elements */
-    const int64_t *start[TN_MAX_RANK], *list[TN_MAX_RANK];        /* list[start[i]] .. : elements of d_out, ascending */
+    const int64_t *start[TN_MAX_RANK],
+        *list[TN_MAX_RANK]; /* list[start[i]] .. : elements of d_out, ascending */
     int64_t rows, chunks, grain;
     int64_t table[];
 } fold;
@@ -307,12 +319,14 @@ static int64_t copied_element(const tn_pad_attribute *a, int d, int64_t n, int64
 }
 
 /* A counting sort of a dimension's padded elements by the element that they copy. start: n + 1 zeros. */
-static void invert(const tn_pad_attribute *a, int d, int64_t n, int64_t padded, int64_t *start, int64_t *list)
+static void invert(const tn_pad_attribute *a, int d, int64_t n, int64_t padded, int64_t *start,
+                   int64_t *list)
 {
     for (int64_t i = 0; i < padded; i++) start[copied_element(a, d, n, i) + 1]++;
     for (int64_t k = 0; k < n; k++) start[k + 1] += start[k];
     for (int64_t i = 0; i < padded; i++) list[start[copied_element(a, d, n, i)]++] = i;
-    for (int64_t k = n; k > 0; k--) start[k] = start[k - 1]; /* each had moved on to the next one's beginning */
+    for (int64_t k = n; k > 0; k--)
+        start[k] = start[k - 1]; /* each had moved on to the next one's beginning */
     start[0] = 0;
 }
 
@@ -321,7 +335,9 @@ static tn_status fold_prepare(tn_step *step)
     const tn_pad_attribute *a = step->attribute;
     if (a->mode == TN_PAD_CONSTANT) return mapped_prepare(step);
     const tn_operand *x = &step->in[0], *y = &step->out[0];
-    if (!tn_dtype_is_float(y->dtype)) return tn_fail(TN_UNSUPPORTED, "pad_grad of %s; cast to a floating-point type", tn_dtype_name(y->dtype));
+    if (!tn_dtype_is_float(y->dtype))
+        return tn_fail(TN_UNSUPPORTED, "pad_grad of %s; cast to a floating-point type",
+                       tn_dtype_name(y->dtype));
     size_t entries = 0;
     for (int i = 0; i < y->rank; i++) entries += (size_t)(y->dim[i] + 1 + x->dim[i]);
     fold *f = calloc(1, sizeof *f + entries * sizeof(int64_t));
@@ -379,18 +395,23 @@ typedef struct fold_run_context {
 } fold_run_context;
 
 /* sum[j] += all of row `offset` that belongs to elements first .. first+count-1 of the innermost dimension. */
-static inline __attribute__((always_inline)) void add_row(const fold_run_context *c, int64_t offset, int64_t first, int64_t count, double *sum, tn_dtype dtype)
+static inline __attribute__((always_inline)) void add_row(const fold_run_context *c, int64_t offset,
+                                                          int64_t first, int64_t count, double *sum,
+                                                          tn_dtype dtype)
 {
     const fold *f = c->f;
     int last = f->rank - 1;
     const int64_t *start = f->start[last] + first, *list = f->list[last];
     int64_t stride = f->from[last], begin = start[0];
-    if (start[count] - begin == count && list[begin + count - 1] - list[begin] == count - 1) { /* nothing folds here */
-        for (int64_t j = 0; j < count; j++) sum[j] += load(c->in, offset + (list[begin] + j) * stride, dtype);
+    if (start[count] - begin == count &&
+        list[begin + count - 1] - list[begin] == count - 1) { /* nothing folds here */
+        for (int64_t j = 0; j < count; j++)
+            sum[j] += load(c->in, offset + (list[begin] + j) * stride, dtype);
         return;
     }
     for (int64_t j = 0; j < count; j++)
-        for (int64_t e = start[j]; e < start[j + 1]; e++) sum[j] += load(c->in, offset + list[e] * stride, dtype);
+        for (int64_t e = start[j]; e < start[j + 1]; e++)
+            sum[j] += load(c->in, offset + list[e] * stride, dtype);
 }
 
 static void fold_items(void *context, int64_t begin, int64_t end)
@@ -399,7 +420,8 @@ static void fold_items(void *context, int64_t begin, int64_t end)
     const fold *f = c->f;
     int outer = f->rank - 1;
     for (int64_t item = begin; item < end; item++) {
-        int64_t rest = item / f->chunks, first = item % f->chunks * CHUNK, index[TN_MAX_RANK] = {0}, at[TN_MAX_RANK] = {0}, to = first * f->to[outer];
+        int64_t rest = item / f->chunks, first = item % f->chunks * CHUNK, index[TN_MAX_RANK] = {0},
+                at[TN_MAX_RANK] = {0}, to = first * f->to[outer];
         int64_t count = f->dim[outer] - first < CHUNK ? f->dim[outer] - first : CHUNK;
         for (int d = outer - 1; d >= 0; d--) {
             index[d] = rest % f->dim[d];
@@ -417,7 +439,8 @@ static void fold_items(void *context, int64_t begin, int64_t end)
             case TN_BF16: add_row(c, offset, first, count, sum, TN_BF16); break;
             default: add_row(c, offset, first, count, sum, TN_F16);
             }
-            for (d = outer - 1; d >= 0 && ++at[d] == f->start[d][index[d] + 1]; d--) at[d] = f->start[d][index[d]];
+            for (d = outer - 1; d >= 0 && ++at[d] == f->start[d][index[d] + 1]; d--)
+                at[d] = f->start[d][index[d]];
         }
         for (int64_t j = 0; j < count; j++) store(c->out, to + j * f->to[outer], sum[j], c->dtype);
     }
@@ -425,7 +448,8 @@ static void fold_items(void *context, int64_t begin, int64_t end)
 
 static tn_status fold_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
-    if (((const tn_pad_attribute *)step->attribute)->mode == TN_PAD_CONSTANT) return mapped_run(step, in, out, workspace);
+    if (((const tn_pad_attribute *)step->attribute)->mode == TN_PAD_CONSTANT)
+        return mapped_run(step, in, out, workspace);
     const fold *f = step->prepared;
     fold_run_context c = {f, in[0], out[0], step->out[0].dtype};
     tn_parallel(f->rows * f->chunks, f->grain, fold_items, &c);
@@ -435,8 +459,10 @@ static tn_status fold_run(const tn_step *step, void *const *in, void *const *out
 void TN_ISA(tn_cpu_mapped)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_mapped)(tn_kernel_table *table)
 {
-    static const tn_kernel mapped_kernel = {.layouts = as_it_lies, .prepare = mapped_prepare, .run = mapped_run, .release = release};
-    static const tn_kernel fold_kernel = {.layouts = as_it_lies, .prepare = fold_prepare, .run = fold_run, .release = release};
+    static const tn_kernel mapped_kernel = {
+        .layouts = as_it_lies, .prepare = mapped_prepare, .run = mapped_run, .release = release};
+    static const tn_kernel fold_kernel = {
+        .layouts = as_it_lies, .prepare = fold_prepare, .run = fold_run, .release = release};
     table->kernel[TN_OP_UNSLICE] = &mapped_kernel;
     table->kernel[TN_OP_PAD] = &mapped_kernel;
     table->kernel[TN_OP_FLIP] = &mapped_kernel;

@@ -16,7 +16,8 @@ typedef struct item {
 } item;
 
 #define SHORT_ROW 48
-#define MOST_PARTS 16 /* rows are dealt out to at most so many threads, each with a workspace of its own */
+#define MOST_PARTS                                                                                 \
+    16 /* rows are dealt out to at most so many threads, each with a workspace of its own */
 
 /* ---- keys --------------------------------------------------------------------------------------------------------- */
 
@@ -50,7 +51,9 @@ static inline uint64_t key_of(const void *x, int64_t i, tn_dtype dtype)
     }
 }
 
-static inline __attribute__((always_inline)) void fill_keys(const void *x, int64_t n, tn_dtype dtype, uint64_t flip, item *out)
+static inline __attribute__((always_inline)) void fill_keys(const void *x, int64_t n,
+                                                            tn_dtype dtype, uint64_t flip,
+                                                            item *out)
 {
     for (int64_t i = 0; i < n; i++) out[i] = (item){key_of(x, i, dtype) ^ flip, i};
 }
@@ -58,7 +61,8 @@ static inline __attribute__((always_inline)) void fill_keys(const void *x, int64
 /* Keys of a row, ascending; descending order is that of the complements, which keeps it stable. */
 static void make_items(const void *x, int64_t n, tn_dtype dtype, bool descending, item *out)
 {
-    bool wide = dtype == TN_F64 || dtype == TN_I64, narrow = dtype == TN_I8 || dtype == TN_U8 || dtype == TN_BOOL;
+    bool wide = dtype == TN_F64 || dtype == TN_I64,
+         narrow = dtype == TN_I8 || dtype == TN_U8 || dtype == TN_BOOL;
     uint64_t flip = !descending ? 0 : wide ? UINT64_MAX : narrow ? 0xff : UINT32_MAX;
     switch (dtype) {
     case TN_F32: fill_keys(x, n, TN_F32, flip, out); break;
@@ -157,8 +161,7 @@ static void select_largest(const void *x, int64_t n, tn_dtype dtype, item *heap,
 {
     for (int64_t i = 0; i < k; i++) heap[i] = (item){key_of(x, i, dtype), i};
     for (int64_t i = k / 2 - 1; i >= 0; i--) sift_down(heap, k, i);
-    if (dtype == TN_F32)
-        scan_f32(x, k, n, heap, k);
+    if (dtype == TN_F32) scan_f32(x, k, n, heap, k);
     else
         for (int64_t i = k; i < n; i++) offer(heap, k, (item){key_of(x, i, dtype), i});
     for (int64_t left = k - 1; left > 0; left--) { /* the root goes to the end, and so on */
@@ -184,10 +187,15 @@ typedef struct job {
 static job job_of(const tn_step *step)
 {
     const tn_operand *x = &step->in[0];
-    job j = {.step = step, .n = x->dim[x->rank - 1], .k = step->out[0].dim[x->rank - 1], .rows = 1, .size = (int64_t)tn_dtype_size(x->dtype)};
+    job j = {.step = step,
+             .n = x->dim[x->rank - 1],
+             .k = step->out[0].dim[x->rank - 1],
+             .rows = 1,
+             .size = (int64_t)tn_dtype_size(x->dtype)};
     for (int i = 0; i < x->rank - 1; i++) j.rows *= x->dim[i];
     j.descending = ((const tn_axis_attribute *)step->attribute)->reverse;
-    j.sorts = step->op->id == TN_OP_SORT || j.k > j.n / 8; /* so many that sorting is cheaper than a heap */
+    j.sorts = step->op->id == TN_OP_SORT ||
+              j.k > j.n / 8; /* so many that sorting is cheaper than a heap */
     j.parts = j.rows < MOST_PARTS ? j.rows : MOST_PARTS;
     j.items = j.sorts ? (j.n > SHORT_ROW ? 2 : 1) * j.n : j.k;
     return j;
@@ -218,7 +226,8 @@ static void order_parts(void *context, int64_t begin, int64_t end)
 static tn_status order_prepare(tn_step *step)
 {
     job j = job_of(step);
-    if (j.n > UINT32_MAX) return tn_fail(TN_UNSUPPORTED, "%s of rows of more than 2^32 elements", step->op->name);
+    if (j.n > UINT32_MAX)
+        return tn_fail(TN_UNSUPPORTED, "%s of rows of more than 2^32 elements", step->op->name);
     step->workspace = (size_t)(j.parts * j.items) * sizeof(item);
     return TN_OK;
 }

@@ -38,11 +38,14 @@ static inline tn_philox_row tn_philox_multiply(tn_philox_row a, tn_philox_row b)
 }
 
 /* word[w][lane]: word w of block first + lane. */
-static inline void tn_philox_16(uint64_t seed, uint64_t stream, uint64_t first, uint32_t word[4][TN_PHILOX_LANES])
+static inline void tn_philox_16(uint64_t seed, uint64_t stream, uint64_t first,
+                                uint32_t word[4][TN_PHILOX_LANES])
 {
-    static const uint64_t lanes[TN_PHILOX_LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static const uint64_t lanes[TN_PHILOX_LANES] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                    8, 9, 10, 11, 12, 13, 14, 15};
     enum { WIDTH = TN_PHILOX_BYTES / 8, SETS = TN_PHILOX_LANES / WIDTH };
-    const tn_philox_row zero = {0}, m0 = UINT64_C(0xD2511F53) - zero, m1 = UINT64_C(0xCD9E8D57) - zero;
+    const tn_philox_row zero = {0}, m0 = UINT64_C(0xD2511F53) - zero,
+                        m1 = UINT64_C(0xCD9E8D57) - zero;
     tn_philox_row c0[SETS], c1[SETS], c2[SETS], c3[SETS];
     for (int s = 0; s < SETS; s++) {
         memcpy(&c0[s], lanes + s * WIDTH, sizeof c0[s]);
@@ -64,8 +67,10 @@ static inline void tn_philox_16(uint64_t seed, uint64_t stream, uint64_t first, 
         k1 += UINT32_C(0xBB67AE85);
     }
     for (int s = 0; s < SETS; s++) {
-        tn_philox_half half[4] = {__builtin_convertvector(c0[s], tn_philox_half), __builtin_convertvector(c1[s], tn_philox_half),
-                                  __builtin_convertvector(c2[s], tn_philox_half), __builtin_convertvector(c3[s], tn_philox_half)};
+        tn_philox_half half[4] = {__builtin_convertvector(c0[s], tn_philox_half),
+                                  __builtin_convertvector(c1[s], tn_philox_half),
+                                  __builtin_convertvector(c2[s], tn_philox_half),
+                                  __builtin_convertvector(c3[s], tn_philox_half)};
         for (int w = 0; w < 4; w++) memcpy(&word[w][s * WIDTH], &half[w], sizeof half[w]);
     }
 }

@@ -27,14 +27,19 @@ static job job_of(const tn_step *step, void *const *in, void *const *out, int op
 {
     const tn_random_attribute *a = step->attribute;
     int64_t at = step->in_count > operand ? *(const int64_t *)in[operand] : 0;
-    return (job){.in = operand ? in[0] : NULL, .out = out[0], .seed = a->seed, .stream = tn_stream_at(a->stream, at), .dtype = step->out[0].dtype,
+    return (job){.in = operand ? in[0] : NULL,
+                 .out = out[0],
+                 .seed = a->seed,
+                 .stream = tn_stream_at(a->stream, at),
+                 .dtype = step->out[0].dtype,
                  .count = tn_operand_size(&step->out[0])};
 }
 
 static tn_status f32_only(tn_step *step)
 {
     if (step->out[0].dtype == TN_F32) return TN_OK;
-    return tn_fail(TN_UNSUPPORTED, "%s of %s; make it f32 and cast", step->op->name, tn_dtype_name(step->out[0].dtype));
+    return tn_fail(TN_UNSUPPORTED, "%s of %s; make it f32 and cast", step->op->name,
+                   tn_dtype_name(step->out[0].dtype));
 }
 
 /* Writes `most` values of group `group` from `value`, or what is left of them at the end. */
@@ -55,7 +60,8 @@ static void uniform_groups(void *context, int64_t begin, int64_t end)
         float value[4 * LANES];
         tn_philox_16(j->seed, j->stream, (uint64_t)group * LANES, word);
         for (int lane = 0; lane < LANES; lane++)
-            for (int w = 0; w < 4; w++) value[4 * lane + w] = (float)(int32_t)(word[w][lane] >> 8) * 0x1p-24F;
+            for (int w = 0; w < 4; w++)
+                value[4 * lane + w] = (float)(int32_t)(word[w][lane] >> 8) * 0x1p-24F;
         put_group(j, group, value, 4 * LANES);
     }
 }
@@ -64,7 +70,8 @@ static tn_status uniform(const tn_step *step, void *const *in, void *const *out,
 {
     (void)workspace;
     job j = job_of(step, in, out, 0);
-    tn_parallel((j.count + 4 * LANES - 1) / (4 * LANES), PARALLEL_ELEMENTS / (4 * LANES), uniform_groups, &j);
+    tn_parallel((j.count + 4 * LANES - 1) / (4 * LANES), PARALLEL_ELEMENTS / (4 * LANES),
+                uniform_groups, &j);
     return TN_OK;
 }
 
@@ -93,10 +100,13 @@ static inline float normal_of(uint32_t a, uint32_t b)
     float radius = sqrtf(square > 0 ? square : 0);
 
     uint32_t quarter = (b + 0x20000000U) >> 30;
-    float x = (float)(int32_t)(b - (quarter << 30)) * 1.46291807926715968e-9F; /* 2 pi 2^-32, |x| <= pi/4 */
+    float x = (float)(int32_t)(b - (quarter << 30)) *
+              1.46291807926715968e-9F; /* 2 pi 2^-32, |x| <= pi/4 */
     float z = x * x;
     float sine = ((-1.9515295891e-4F * z + 8.3321608736e-3F) * z - 1.6666654611e-1F) * z * x + x;
-    float cosine = ((2.443315711809948e-5F * z - 1.388731625493765e-3F) * z + 4.166664568298827e-2F) * z * z - 0.5F * z + 1;
+    float cosine =
+        ((2.443315711809948e-5F * z - 1.388731625493765e-3F) * z + 4.166664568298827e-2F) * z * z -
+        0.5F * z + 1;
     float magnitude = quarter & 1 ? sine : cosine;
     /* cos, -sin, -cos, sin: quarters 1 and 2 turn the sign */
     float turned = tn_f32_from_bits(tn_f32_bits(magnitude) ^ ((quarter + 1) & 2) << 30);
@@ -114,10 +124,13 @@ static void normal_groups(void *context, int64_t begin, int64_t end)
         float even[LANES], odd[LANES], value[2 * LANES];
         tn_philox_16(j->seed, j->stream, (uint64_t)group * LANES, word);
 #pragma omp simd
-        for (int lane = 0; lane < LANES; lane++) even[lane] = normal_of(word[0][lane], word[1][lane]);
+        for (int lane = 0; lane < LANES; lane++)
+            even[lane] = normal_of(word[0][lane], word[1][lane]);
 #pragma omp simd
-        for (int lane = 0; lane < LANES; lane++) odd[lane] = normal_of(word[2][lane], word[3][lane]);
-        for (int lane = 0; lane < LANES; lane++) value[2 * lane] = even[lane], value[2 * lane + 1] = odd[lane];
+        for (int lane = 0; lane < LANES; lane++)
+            odd[lane] = normal_of(word[2][lane], word[3][lane]);
+        for (int lane = 0; lane < LANES; lane++)
+            value[2 * lane] = even[lane], value[2 * lane + 1] = odd[lane];
         put_group(j, group, value, 2 * LANES);
     }
 }
@@ -126,7 +139,8 @@ static tn_status normal(const tn_step *step, void *const *in, void *const *out, 
 {
     (void)workspace;
     job j = job_of(step, in, out, 0);
-    tn_parallel((j.count + 2 * LANES - 1) / (2 * LANES), PARALLEL_ELEMENTS / 4 / (2 * LANES), normal_groups, &j);
+    tn_parallel((j.count + 2 * LANES - 1) / (2 * LANES), PARALLEL_ELEMENTS / 4 / (2 * LANES),
+                normal_groups, &j);
     return TN_OK;
 }
 
@@ -135,15 +149,17 @@ static tn_status normal(const tn_step *step, void *const *in, void *const *out, 
 #define GROUP (8 * LANES)
 
 /* One group of 128 elements; keep and scale. */
-#define DEFINE_DROPOUT(name, type, wide, load, store)                                                        \
-    static inline void dropout_##name(const job *j, const type *x, type *y, const uint32_t word[4][LANES])   \
-    {                                                                                                        \
-        wide scale = (wide)j->scale;                                                                         \
-        for (int k = 0; k < 8; k++)                                                                          \
-            for (int lane = 0; lane < LANES; lane++) {                                                       \
-                uint32_t bits = word[k / 2][lane] >> k % 2 * 16 & 0xffff;                                    \
-                y[k * LANES + lane] = store(bits < j->threshold ? 0 : load(x[k * LANES + lane]) * scale);    \
-            }                                                                                                \
+#define DEFINE_DROPOUT(name, type, wide, load, store)                                              \
+    static inline void dropout_##name(const job *j, const type *x, type *y,                        \
+                                      const uint32_t word[4][LANES])                               \
+    {                                                                                              \
+        wide scale = (wide)j->scale;                                                               \
+        for (int k = 0; k < 8; k++)                                                                \
+            for (int lane = 0; lane < LANES; lane++) {                                             \
+                uint32_t bits = word[k / 2][lane] >> k % 2 * 16 & 0xffff;                          \
+                y[k * LANES + lane] = store(                                                       \
+                    bits < j->threshold ? 0 : load(x[k * LANES + lane]) * scale);                  \
+            }                                                                                      \
     }
 DEFINE_DROPOUT(f32, float, float, , )
 DEFINE_DROPOUT(f64, double, double, , )
@@ -152,14 +168,10 @@ DEFINE_DROPOUT(f16, uint16_t, float, tn_f32_from_f16, tn_f16_from_f32)
 
 static inline void dropout_any(const job *j, const void *x, void *y, const uint32_t word[4][LANES])
 {
-    if (j->dtype == TN_F32)
-        dropout_f32(j, x, y, word);
-    else if (j->dtype == TN_F64)
-        dropout_f64(j, x, y, word);
-    else if (j->dtype == TN_BF16)
-        dropout_bf16(j, x, y, word);
-    else
-        dropout_f16(j, x, y, word);
+    if (j->dtype == TN_F32) dropout_f32(j, x, y, word);
+    else if (j->dtype == TN_F64) dropout_f64(j, x, y, word);
+    else if (j->dtype == TN_BF16) dropout_bf16(j, x, y, word);
+    else dropout_f16(j, x, y, word);
 }
 
 static void dropout_groups(void *context, int64_t begin, int64_t end)
@@ -196,7 +208,8 @@ static tn_status dropout(const tn_step *step, void *const *in, void *const *out,
 
 /* ---- permutation ------------------------------------------------------------------------------------------------------- */
 
-static tn_status permutation(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status permutation(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     job j = job_of(step, in, out, 0);
@@ -208,14 +221,16 @@ static tn_status permutation(const tn_step *step, void *const *in, void *const *
 
 static double exact_score(const job *j, int64_t element, float logit)
 {
-    double u = ((double)(tn_random_u32(j->seed, j->stream, (uint64_t)element) >> 9) + 0.5) * 0x1p-23;
+    double u = ((double)(tn_random_u32(j->seed, j->stream, (uint64_t)element) >> 9) + 0.5) *
+               0x1p-23;
     return (double)logit - log(-log(u));
 }
 
 static inline float logit_at(const job *j, int64_t element)
 {
     if (j->dtype == TN_F32) return ((const float *)j->in)[element];
-    return j->dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)j->in)[element]) : tn_f32_from_f16(((const uint16_t *)j->in)[element]);
+    return j->dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)j->in)[element])
+                               : tn_f32_from_f16(((const uint16_t *)j->in)[element]);
 }
 
 /* Scores are estimated in f32; what comes near the best so far is computed again in f64, so that the draw is the one of the definition
@@ -227,13 +242,15 @@ static int64_t draw_row(const job *j, int64_t row)
     for (int64_t group = begin / (4 * LANES); group * 4 * LANES < end; group++) {
         uint32_t word[4][LANES];
         float score[4 * LANES];
-        int64_t base = group * 4 * LANES, low = base < begin ? begin - base : 0, high = end - base < 4 * LANES ? end - base : 4 * LANES;
+        int64_t base = group * 4 * LANES, low = base < begin ? begin - base : 0,
+                high = end - base < 4 * LANES ? end - base : 4 * LANES;
         tn_philox_16(j->seed, j->stream, (uint64_t)group * LANES, word);
         float gumbel[4][LANES];
         for (int w = 0; w < 4; w++)
 #pragma omp simd
             for (int lane = 0; lane < LANES; lane++)
-                gumbel[w][lane] = -log_positive(-log_positive((float)(int32_t)(word[w][lane] >> 9 << 1 | 1) * 0x1p-24F));
+                gumbel[w][lane] = -log_positive(
+                    -log_positive((float)(int32_t)(word[w][lane] >> 9 << 1 | 1) * 0x1p-24F));
         for (int i = 0; i < 4 * LANES; i++) score[i] = gumbel[i & 3][i >> 2];
         for (int64_t i = low; i < high; i++) score[i] += logit_at(j, base + i);
         float largest = -INFINITY, near = (float)(best - (1e-5 + 1e-6 * fabs(best)));
@@ -261,7 +278,8 @@ static tn_status categorical_prepare(tn_step *step)
     return tn_fail(TN_UNSUPPORTED, "categorical over %s; cast to f32", tn_dtype_name(dtype));
 }
 
-static tn_status categorical(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status categorical(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     job j = job_of(step, in, out, 1);
@@ -274,9 +292,12 @@ static tn_status categorical(const tn_step *step, void *const *in, void *const *
 void TN_ISA(tn_cpu_random)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_random)(tn_kernel_table *table)
 {
-    static const tn_kernel uniform_kernel = {.prepare = f32_only, .run = uniform}, normal_kernel = {.prepare = f32_only, .run = normal},
-                           dropout_kernel = {.in_place = 1, .run = dropout}, permutation_kernel = {.run = permutation},
-                           categorical_kernel = {.prepare = categorical_prepare, .run = categorical};
+    static const tn_kernel uniform_kernel = {.prepare = f32_only, .run = uniform},
+                           normal_kernel = {.prepare = f32_only, .run = normal},
+                           dropout_kernel = {.in_place = 1, .run = dropout},
+                           permutation_kernel = {.run = permutation},
+                           categorical_kernel = {.prepare = categorical_prepare,
+                                                 .run = categorical};
     table->kernel[TN_OP_RANDOM_UNIFORM] = &uniform_kernel;
     table->kernel[TN_OP_RANDOM_NORMAL] = &normal_kernel;
     table->kernel[TN_OP_DROPOUT] = &dropout_kernel;

@@ -14,7 +14,8 @@
 #include "cpu/simd/copy.h"
 #include "graph/geometry.h"
 
-#define MOST_PARTS 16 /* rows are dealt out to at most so many threads, each with a buffer of its own */
+#define MOST_PARTS                                                                                 \
+    16 /* rows are dealt out to at most so many threads, each with a buffer of its own */
 #define PARALLEL_BYTES (1 << 18)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -38,7 +39,8 @@ static double keys(double t)
 }
 
 /* Window of element i when N elements are resized to n: weights of first .. first+count-1. weight: room for tn_window_room. */
-static void window_of(const tn_resize_attribute *a, int64_t N, int64_t n, int64_t i, int64_t *first, int64_t *count, double *weight)
+static void window_of(const tn_resize_attribute *a, int64_t N, int64_t n, int64_t i, int64_t *first,
+                      int64_t *count, double *weight)
 {
     double centre = a->align_corners ? (n > 1 ? (double)i * (double)(N - 1) / (double)(n - 1) : 0)
                                      : ((double)i + 0.5) * (double)N / (double)n - 0.5;
@@ -59,7 +61,8 @@ static void window_of(const tn_resize_attribute *a, int64_t N, int64_t n, int64_
         *count = ((i + 1) * N + n - 1) / n - *first;
         for (int64_t t = 0; t < *count; t++) weight[t] = 1 / (double)*count;
     } else { /* cubic: what lies beyond an end counts for the end */
-        int64_t before = (int64_t)floor(centre) - 1, low = before < 0 ? 0 : before, high = before + 3 > N - 1 ? N - 1 : before + 3;
+        int64_t before = (int64_t)floor(centre) - 1, low = before < 0 ? 0 : before,
+                high = before + 3 > N - 1 ? N - 1 : before + 3;
         *first = low < N - 1 ? low : N - 1;
         *count = high - *first + 1;
         for (int64_t t = 0; t < *count; t++) weight[t] = 0;
@@ -70,10 +73,7 @@ static void window_of(const tn_resize_attribute *a, int64_t N, int64_t n, int64_
     }
 }
 
-static int64_t window_room(int64_t N, int64_t n)
-{
-    return 4 + N / n + 2;
-}
+static int64_t window_room(int64_t N, int64_t n) { return 4 + N / n + 2; }
 
 static tn_status make_windows(windows *w, int64_t size, int64_t most)
 {
@@ -82,15 +82,20 @@ static tn_status make_windows(windows *w, int64_t size, int64_t most)
     w->first = calloc((size_t)size, sizeof *w->first);
     w->count = calloc((size_t)size, sizeof *w->count);
     w->weight = calloc((size_t)(size * most), sizeof *w->weight);
-    return w->first && w->count && w->weight ? TN_OK : tn_fail(TN_MEMORY, "out of memory for resizing");
+    return w->first && w->count && w->weight ? TN_OK
+                                             : tn_fail(TN_MEMORY, "out of memory for resizing");
 }
 
 /* The windows of N -> n, or transposed those of its adjoint n -> N. */
-static tn_status find_windows(const tn_resize_attribute *a, int64_t N, int64_t n, bool transposed, windows *w)
+static tn_status find_windows(const tn_resize_attribute *a, int64_t N, int64_t n, bool transposed,
+                              windows *w)
 {
     double *weight = calloc((size_t)window_room(N, n), sizeof *weight);
-    int64_t most = 1, *low = transposed ? calloc((size_t)N * 2, sizeof *low) : NULL, *high = low ? low + N : NULL;
-    tn_status status = weight && (low || !transposed) ? TN_OK : tn_fail(TN_MEMORY, "out of memory for resizing");
+    int64_t most = 1, *low = transposed ? calloc((size_t)N * 2, sizeof *low) : NULL,
+            *high = low ? low + N : NULL;
+    tn_status status = weight && (low || !transposed)
+                           ? TN_OK
+                           : tn_fail(TN_MEMORY, "out of memory for resizing");
     /* first the widest window, then the weights */
     for (int pass = 0; pass < 2 && status == TN_OK; pass++) {
         if (pass) status = make_windows(w, transposed ? N : n, most);
@@ -103,7 +108,8 @@ static tn_status find_windows(const tn_resize_attribute *a, int64_t N, int64_t n
                 w->count[i] = (int32_t)count;
                 for (int64_t t = 0; t < count; t++) w->weight[i * most + t] = (float)weight[t];
             }
-            for (int64_t j = first; j < first + count && transposed; j++) { /* high[j] = 0: nothing yet */
+            for (int64_t j = first; j < first + count && transposed;
+                 j++) { /* high[j] = 0: nothing yet */
                 if (!pass) {
                     if (high[j] == 0) low[j] = i;
                     high[j] = i + 1;
@@ -129,7 +135,8 @@ typedef struct resize_plan {
     int64_t planes, cell, rows, parts, grain, size;
     tn_dtype dtype;
     bool copies; /* every window is one element with weight 1 */
-    int32_t *index;  /* cells of width 1: [most][to[2]] positions and weights of the innermost axis, so that windows run across lanes */
+    int32_t *
+        index; /* cells of width 1: [most][to[2]] positions and weights of the innermost axis, so that windows run across lanes */
     float *weight;
 } resize_plan;
 
@@ -182,11 +189,13 @@ static tn_status prepare_plan(tn_step *step, resize_plan *p)
         int axis = d + y->rank - 3;
         p->from[d] = axis < 2 ? 1 : x->dim[axis];
         p->to[d] = axis < 2 ? 1 : y->dim[axis];
-        TN_TRY(find_windows(step->attribute, adjoint ? p->to[d] : p->from[d], adjoint ? p->from[d] : p->to[d], adjoint, &p->axis[d]));
+        TN_TRY(find_windows(step->attribute, adjoint ? p->to[d] : p->from[d],
+                            adjoint ? p->from[d] : p->to[d], adjoint, &p->axis[d]));
         p->copies = p->copies && only_copies(&p->axis[d]);
     }
     if (!p->copies && p->dtype != TN_F32 && p->dtype != TN_BF16 && p->dtype != TN_F16)
-        return tn_fail(TN_UNSUPPORTED, "%s of %s; use f32 or bf16", step->op->name, tn_dtype_name(p->dtype));
+        return tn_fail(TN_UNSUPPORTED, "%s of %s; use f32 or bf16", step->op->name,
+                       tn_dtype_name(p->dtype));
     p->cell = last ? y->dim[1] : 1;
     p->planes = last ? y->dim[0] : y->dim[0] * y->dim[1];
     p->rows = p->planes * p->to[0] * p->to[1];
@@ -213,15 +222,14 @@ static tn_status prepare(tn_step *step)
 INLINE float load(const void *x, int64_t i, tn_dtype dtype)
 {
     if (dtype == TN_F32) return ((const float *)x)[i];
-    return dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)x)[i]) : tn_f32_from_f16(((const uint16_t *)x)[i]);
+    return dtype == TN_BF16 ? tn_f32_from_bf16(((const uint16_t *)x)[i])
+                            : tn_f32_from_f16(((const uint16_t *)x)[i]);
 }
 
 INLINE void store(void *x, int64_t i, float value, tn_dtype dtype)
 {
-    if (dtype == TN_F32)
-        ((float *)x)[i] = value;
-    else
-        ((uint16_t *)x)[i] = dtype == TN_BF16 ? tn_bf16_from_f32(value) : tn_f16_from_f32(value);
+    if (dtype == TN_F32) ((float *)x)[i] = value;
+    else ((uint16_t *)x)[i] = dtype == TN_BF16 ? tn_bf16_from_f32(value) : tn_f16_from_f32(value);
 }
 
 /* Input rows of one output row. */
@@ -233,11 +241,13 @@ typedef struct row_sum {
 } row_sum;
 
 /* buffer (+)= up to four rows. */
-INLINE void add_rows(const row_sum *s, int from, int count, bool fresh, float *restrict buffer, int64_t width, tn_dtype dtype)
+INLINE void add_rows(const row_sum *s, int from, int count, bool fresh, float *restrict buffer,
+                     int64_t width, tn_dtype dtype)
 {
     for (int64_t i = 0; i < width; i++) {
         float sum = fresh ? 0 : buffer[i];
-        for (int k = 0; k < count; k++) sum += s->weight[from + k] * load(s->in, s->offset[from + k] + i, dtype);
+        for (int k = 0; k < count; k++)
+            sum += s->weight[from + k] * load(s->in, s->offset[from + k] + i, dtype);
         buffer[i] = sum;
     }
 }
@@ -248,27 +258,22 @@ INLINE void sum_rows_as(const row_sum *s, bool fresh, float *buffer, int64_t wid
     for (int k = 0; k < s->count;) {
         int left = s->count - k;
         bool first = fresh && k == 0;
-        if (left >= 4)
-            add_rows(s, k, 4, first, buffer, width, dtype), k += 4;
-        else if (left >= 2)
-            add_rows(s, k, 2, first, buffer, width, dtype), k += 2;
-        else
-            add_rows(s, k, 1, first, buffer, width, dtype), k += 1;
+        if (left >= 4) add_rows(s, k, 4, first, buffer, width, dtype), k += 4;
+        else if (left >= 2) add_rows(s, k, 2, first, buffer, width, dtype), k += 2;
+        else add_rows(s, k, 1, first, buffer, width, dtype), k += 1;
     }
 }
 
 static void sum_rows(const row_sum *s, bool fresh, float *buffer, int64_t width, tn_dtype dtype)
 {
-    if (dtype == TN_F32)
-        sum_rows_as(s, fresh, buffer, width, TN_F32);
-    else if (dtype == TN_BF16)
-        sum_rows_as(s, fresh, buffer, width, TN_BF16);
-    else
-        sum_rows_as(s, fresh, buffer, width, TN_F16);
+    if (dtype == TN_F32) sum_rows_as(s, fresh, buffer, width, TN_F32);
+    else if (dtype == TN_BF16) sum_rows_as(s, fresh, buffer, width, TN_BF16);
+    else sum_rows_as(s, fresh, buffer, width, TN_F16);
 }
 
 /* The row in f32: the buffer, or the input itself when there is nothing to sum. */
-static const float *gather_rows(const resize_plan *p, const unsigned char *in, int64_t z, int64_t y, float *buffer)
+static const float *gather_rows(const resize_plan *p, const unsigned char *in, int64_t z, int64_t y,
+                                float *buffer)
 {
     const windows *wz = &p->axis[0], *wy = &p->axis[1];
     int64_t width = p->from[2] * p->cell;
@@ -284,13 +289,15 @@ static const float *gather_rows(const resize_plan *p, const unsigned char *in, i
             s.offset[s.count] = ((wz->first[z] + tz) * p->from[1] + wy->first[y] + ty) * width;
             s.weight[s.count++] = wz->weight[z * wz->most + tz] * wy->weight[y * wy->most + ty];
         }
-    if (fresh && s.count == 1 && s.weight[0] == 1 && p->dtype == TN_F32) return (const float *)(const void *)in + s.offset[0];
+    if (fresh && s.count == 1 && s.weight[0] == 1 && p->dtype == TN_F32)
+        return (const float *)(const void *)in + s.offset[0];
     sum_rows(&s, fresh, buffer, width, p->dtype);
     return buffer;
 }
 
 /* Cells of width 1: windows run across lanes. `most` is a constant where it is small. */
-INLINE void spread_lanes_of(const resize_plan *p, int32_t most, const float *restrict row, void *restrict out, tn_dtype dtype)
+INLINE void spread_lanes_of(const resize_plan *p, int32_t most, const float *restrict row,
+                            void *restrict out, tn_dtype dtype)
 {
     int64_t n = p->to[2];
     const int32_t *restrict index = p->index;
@@ -314,8 +321,8 @@ INLINE void spread_lanes_as(const resize_plan *p, const float *row, void *out, t
 }
 
 /* A cell of C channels: the window's whole cells, weighted. */
-INLINE void spread_cell_of(int32_t count, const float *restrict weight, const float *restrict from, int64_t cell, void *restrict out, int64_t to,
-                           tn_dtype dtype)
+INLINE void spread_cell_of(int32_t count, const float *restrict weight, const float *restrict from,
+                           int64_t cell, void *restrict out, int64_t to, tn_dtype dtype)
 {
 #pragma omp simd
     for (int64_t c = 0; c < cell; c++) {
@@ -343,20 +350,15 @@ INLINE void spread_cells_as(const resize_plan *p, const float *row, void *out, t
 
 INLINE void spread_as(const resize_plan *p, const float *row, void *out, tn_dtype dtype)
 {
-    if (p->cell == 1)
-        spread_lanes_as(p, row, out, dtype);
-    else
-        spread_cells_as(p, row, out, dtype);
+    if (p->cell == 1) spread_lanes_as(p, row, out, dtype);
+    else spread_cells_as(p, row, out, dtype);
 }
 
 static void spread(const resize_plan *p, const float *row, void *out)
 {
-    if (p->dtype == TN_F32)
-        spread_as(p, row, out, TN_F32);
-    else if (p->dtype == TN_BF16)
-        spread_as(p, row, out, TN_BF16);
-    else
-        spread_as(p, row, out, TN_F16);
+    if (p->dtype == TN_F32) spread_as(p, row, out, TN_F32);
+    else if (p->dtype == TN_BF16) spread_as(p, row, out, TN_BF16);
+    else spread_as(p, row, out, TN_F16);
 }
 
 /* A row that is nothing but copies of cells. */
@@ -368,7 +370,8 @@ static void copy_cells(const resize_plan *p, const unsigned char *in, unsigned c
         uint32_t *to = (uint32_t *)(void *)out;
         for (int64_t i = 0; i < n; i++) to[i] = from[p->axis[2].first[i]];
     } else {
-        for (int64_t i = 0; i < n; i++) tn_copy_bytes(out + i * bytes, in + p->axis[2].first[i] * bytes, bytes);
+        for (int64_t i = 0; i < n; i++)
+            tn_copy_bytes(out + i * bytes, in + p->axis[2].first[i] * bytes, bytes);
     }
 }
 
@@ -385,14 +388,17 @@ static void resize_parts(void *context, int64_t begin, int64_t end)
 {
     const run *r = context;
     const resize_plan *p = r->p;
-    int64_t in_plane = p->from[0] * p->from[1] * p->from[2] * p->cell * p->size, out_row = p->to[2] * p->cell * p->size;
+    int64_t in_plane = p->from[0] * p->from[1] * p->from[2] * p->cell * p->size,
+            out_row = p->to[2] * p->cell * p->size;
     float *buffer = r->buffer + begin * p->from[2] * p->cell;
     for (int64_t row = begin * p->rows / p->parts; row < end * p->rows / p->parts; row++) {
-        int64_t y = row % p->to[1], z = row / p->to[1] % p->to[0], plane = row / (p->to[1] * p->to[0]);
+        int64_t y = row % p->to[1], z = row / p->to[1] % p->to[0],
+                plane = row / (p->to[1] * p->to[0]);
         const unsigned char *in = r->in + plane * in_plane;
         unsigned char *out = r->out + row * out_row;
         if (p->copies) {
-            int64_t from = (p->axis[0].first[z] * p->from[1] + p->axis[1].first[y]) * p->from[2] * p->cell * p->size;
+            int64_t from = (p->axis[0].first[z] * p->from[1] + p->axis[1].first[y]) * p->from[2] *
+                           p->cell * p->size;
             copy_cells(p, in + from, out);
         } else {
             spread(p, gather_rows(p, in, z, y, buffer), out);
@@ -403,7 +409,8 @@ static void resize_parts(void *context, int64_t begin, int64_t end)
 static tn_status resize(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
     const resize_plan *p = step->prepared;
-    if (step->out[0].dtype == TN_F64) return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
+    if (step->out[0].dtype == TN_F64)
+        return tn_ref_kernels()->kernel[step->op->id]->run(step, in, out, workspace);
     run r = {p, in[0], out[0], workspace};
     tn_parallel(p->parts, p->grain, resize_parts, &r);
     return TN_OK;
@@ -418,7 +425,8 @@ static void layouts(const tn_step *step, tn_layout *in, tn_layout *out)
 void TN_ISA(tn_cpu_resize)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_resize)(tn_kernel_table *table)
 {
-    static const tn_kernel kernel = {.layouts = layouts, .prepare = prepare, .run = resize, .release = release};
+    static const tn_kernel kernel = {
+        .layouts = layouts, .prepare = prepare, .run = resize, .release = release};
     table->kernel[TN_OP_RESIZE] = &kernel;
     table->kernel[TN_OP_RESIZE_GRAD] = &kernel;
 }

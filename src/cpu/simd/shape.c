@@ -57,7 +57,8 @@ static tn_status view_run(const tn_step *step, void *const *in, void *const *out
 {
     (void)workspace;
     const view_copy *v = step->prepared;
-    if (v->copy.items) TN_ISA(tn_copy_run)(&v->copy, (const unsigned char *)in[0] + v->offset, out[0]);
+    if (v->copy.items)
+        TN_ISA(tn_copy_run)(&v->copy, (const unsigned char *)in[0] + v->offset, out[0]);
     return TN_OK;
 }
 
@@ -70,7 +71,8 @@ static tn_status reshape_prepare(tn_step *step)
     return TN_OK;
 }
 
-static tn_status reshape_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status reshape_run(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     TN_ISA(tn_copy_run)(step->prepared, in[0], out[0]);
@@ -80,9 +82,13 @@ static tn_status reshape_run(const tn_step *step, void *const *in, void *const *
 /* ---- concat --------------------------------------------------------------------------------------------------- */
 
 typedef struct concat_plan {
-    bool interleaved;  /* every input is short contiguous rows: the output is written once, from front to back */
+    bool
+        interleaved; /* every input is short contiguous rows: the output is written once, from front to back */
     int64_t rows, grain;
-    struct part { tn_copy copy; int64_t offset; } part[];
+    struct part {
+        tn_copy copy;
+        int64_t offset;
+    } part[];
 } concat_plan;
 
 /* The largest input decides: a skip connection in channels-last stays so. */
@@ -113,8 +119,10 @@ static tn_status concat_prepare(tn_step *step)
         start += to.dim[axis];
         if (copy->items == 0) continue;
         int64_t bytes = copy->dim[1] * copy->size;
-        bool short_rows = copy->rank == 2 && copy->from[1] == copy->size && copy->to[1] == copy->size && bytes <= 8192;
-        plan->interleaved = plan->interleaved && short_rows && copy->dim[0] > 1 && (plan->rows == 0 || plan->rows == copy->dim[0]);
+        bool short_rows = copy->rank == 2 && copy->from[1] == copy->size &&
+                          copy->to[1] == copy->size && bytes <= 8192;
+        plan->interleaved = plan->interleaved && short_rows && copy->dim[0] > 1 &&
+                            (plan->rows == 0 || plan->rows == copy->dim[0]);
         plan->rows = copy->dim[0];
         row_bytes += bytes;
     }
@@ -136,7 +144,8 @@ static void concat_rows(void *context, int64_t begin, int64_t end)
         for (int i = 0; i < c->step->in_count; i++) {
             const struct part *part = &plan->part[i];
             if (part->copy.items == 0) continue;
-            tn_copy_bytes(c->out + part->offset + row * part->copy.to[0], (const unsigned char *)c->in[i] + row * part->copy.from[0],
+            tn_copy_bytes(c->out + part->offset + row * part->copy.to[0],
+                          (const unsigned char *)c->in[i] + row * part->copy.from[0],
                           part->copy.dim[1] * part->copy.size);
         }
 }
@@ -151,7 +160,9 @@ static tn_status concat_run(const tn_step *step, void *const *in, void *const *o
         return TN_OK;
     }
     for (int i = 0; i < step->in_count; i++)
-        if (plan->part[i].copy.items) TN_ISA(tn_copy_run)(&plan->part[i].copy, in[i], (unsigned char *)out[0] + plan->part[i].offset);
+        if (plan->part[i].copy.items)
+            TN_ISA(tn_copy_run)
+            (&plan->part[i].copy, in[i], (unsigned char *)out[0] + plan->part[i].offset);
     return TN_OK;
 }
 
@@ -159,9 +170,14 @@ void TN_ISA(tn_cpu_mapped)(tn_kernel_table *table); /* mapped.c */
 void TN_ISA(tn_cpu_shape)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_shape)(tn_kernel_table *table)
 {
-    static const tn_kernel view = {.layouts = any_to_rows, .prepare = view_prepare, .run = view_run, .release = release};
-    static const tn_kernel reshape = {.prepare = reshape_prepare, .run = reshape_run, .release = release};
-    static const tn_kernel concat = {.layouts = concat_layouts, .prepare = concat_prepare, .run = concat_run, .release = release};
+    static const tn_kernel view = {
+        .layouts = any_to_rows, .prepare = view_prepare, .run = view_run, .release = release};
+    static const tn_kernel reshape = {
+        .prepare = reshape_prepare, .run = reshape_run, .release = release};
+    static const tn_kernel concat = {.layouts = concat_layouts,
+                                     .prepare = concat_prepare,
+                                     .run = concat_run,
+                                     .release = release};
     table->kernel[TN_OP_RESHAPE] = &reshape;
     table->kernel[TN_OP_TRANSPOSE] = &view;
     table->kernel[TN_OP_SLICE] = &view;
