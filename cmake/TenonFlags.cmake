@@ -33,6 +33,9 @@ function(tenon_simd_objects out)
         $<$<CONFIG:Release>:-O3>
         # clang says so when it keeps a loop scalar that asks for simd; that is no error
         $<$<C_COMPILER_ID:Clang>:-Wno-pass-failed>)
+      if(TENON_BUILD_FUZZ) # readers are fuzzed, not kernels, and instrumenting these takes minutes
+        target_compile_options(${library} PRIVATE -fno-sanitize=all -O0)
+      endif()
       if(NOT level STREQUAL "base")
         target_compile_options(${library} PRIVATE -march=x86-64-${level})
       endif()
