@@ -1,5 +1,6 @@
-/* One case of the benchmark in one process, so that the peak memory is its own. Prints one JSON line with the fields of
- * peers/pytorch_cases.py and some more. bench/run runs all of them beside the peers. */
+/* One case of the benchmark in one process, so that the peak memory is its own. Prints one JSON
+ * line with the fields of peers/pytorch_cases.py and some more. bench/run runs all of them beside
+ * the peers. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +23,8 @@ typedef struct request {
     double seconds;
     int threads;
     bool profile, describe, print;
-    long check;                     /* training steps to print the loss of; 0: measure instead */
-    double gflops, gigabytes;       /* the machine's limits; 0: unknown */
+    long check;               /* training steps to print the loss of; 0: measure instead */
+    double gflops, gigabytes; /* the machine's limits; 0: unknown */
 } request;
 
 typedef struct measured {
@@ -46,7 +47,8 @@ static const char usage[] =
     "usage: bench_cases CASE train|infer f32|bf16 [option...]\n"
     "  --seconds S      measure for so long (8)\n"
     "  --threads N      threads (all processors)\n"
-    "  --limits G B     GFLOP/s and GB/s of the machine: adds limit_ms, the time that these alone would allow\n"
+    "  --limits G B     GFLOP/s and GB/s of the machine: adds limit_ms, the time that these alone "
+    "would allow\n"
     "  --profile        also a table of time, FLOP and bytes per step and per operation\n"
     "  --print          also the plan's steps\n"
     "  --describe       parameters, shapes and FLOP instead of a measurement\n"
@@ -56,11 +58,12 @@ static const char usage[] =
 static int explain(FILE *out, int code)
 {
     fputs(usage, out);
-    for (int i = 0; bench_case_at(i); i++) fprintf(out, "  %-10s %s\n", bench_case_at(i)->name, bench_case_at(i)->what);
+    for (int i = 0; bench_case_at(i); i++)
+        fprintf(out, "  %-10s %s\n", bench_case_at(i)->name, bench_case_at(i)->what);
     return code;
 }
 
-/* ---- the command line --------------------------------------------------------------------------------------------- */
+/* ---- the command line ----------------------------------------------------------------------- */
 
 static bool number(const char *text, double low, double *out)
 {
@@ -85,7 +88,8 @@ static bool read_option(request *r, char **argument, int left, int *used)
     if (!strcmp(name, "--threads") && number(next, 1, &value)) return (r->threads = (int)value) > 0;
     if (!strcmp(name, "--check") && number(next, 1, &value)) return (r->check = (long)value) > 0;
     *used = 3;
-    if (!strcmp(name, "--limits") && left > 2) return number(next, 1, &r->gflops) && number(argument[2], 1e-3, &r->gigabytes);
+    if (!strcmp(name, "--limits") && left > 2)
+        return number(next, 1, &r->gflops) && number(argument[2], 1e-3, &r->gigabytes);
     return false;
 }
 
@@ -95,13 +99,15 @@ static bool read_command(request *r, int count, char **argument)
     r->c = bench_find_case(argument[1]);
     r->training = !strcmp(argument[2], "train");
     r->bf16 = !strcmp(argument[3], "bf16");
-    if (!r->c || (!r->training && strcmp(argument[2], "infer")) || (!r->bf16 && strcmp(argument[3], "f32"))) return false;
+    if (!r->c || (!r->training && strcmp(argument[2], "infer")) ||
+        (!r->bf16 && strcmp(argument[3], "f32")))
+        return false;
     for (int at = 4, used; at < count; at += used)
         if (!read_option(r, argument + at, count - at, &used)) return false;
     return true;
 }
 
-/* ---- building and running -------------------------------------------------------------------------------------------- */
+/* ---- building and running ------------------------------------------------------------------- */
 
 static tn_status prepare(job *j, measured *m)
 {
@@ -117,7 +123,8 @@ static tn_status prepare(job *j, measured *m)
         j->output_shape = tn_shape_of(n.output);
         j->output_dtype = tn_dtype_of(n.output);
         tn_node_list feeds = r->training ? TN_NODES(n.input, n.target) : TN_NODES(n.input);
-        status = tn_compile(&j->plan, .graph = graph, .feeds = feeds, .fetches = r->training ? TN_NODES(n.loss) : TN_NODES(n.output),
+        status = tn_compile(&j->plan, .graph = graph, .feeds = feeds,
+                            .fetches = r->training ? TN_NODES(n.loss) : TN_NODES(n.output),
                             .updates = n.updates, .profile = r->profile);
     }
     m->build_ms = (built - start) * 1e3;
@@ -127,13 +134,15 @@ static tn_status prepare(job *j, measured *m)
     j->input = bench_make_data(&r->c->input, 1);
     j->target = r->training ? bench_make_data(&r->c->target, 2) : NULL;
     j->output = malloc((size_t)tn_shape_size(j->output_shape) * tn_dtype_size(j->output_dtype));
-    if (!j->input || !j->output || (r->training && !j->target)) return tn_fail(TN_MEMORY, "out of memory");
+    if (!j->input || !j->output || (r->training && !j->target))
+        return tn_fail(TN_MEMORY, "out of memory");
     return TN_OK;
 }
 
 static tn_status run(job *j)
 {
-    return tn_run(j->plan, (const void *[]){j->input, j->target}, (void *[]){j->r->training ? (void *)&j->loss : j->output});
+    return tn_run(j->plan, (const void *[]){j->input, j->target},
+                  (void *[]){j->r->training ? (void *)&j->loss : j->output});
 }
 
 static void finish(job *j)
@@ -145,7 +154,7 @@ static void finish(job *j)
     free(j->output);
 }
 
-/* ---- measuring ---------------------------------------------------------------------------------------------------------- */
+/* ---- measuring ------------------------------------------------------------------------------ */
 
 static int rising(const void *a, const void *b)
 {
@@ -167,7 +176,8 @@ static tn_status measure(job *j, measured *m)
     double once = tn_clock_seconds() - start;
     long inner = once > 0.01 ? 1 : (long)(0.01 / (once > 1e-7 ? once : 1e-7));
     start = tn_clock_seconds();
-    while (count < LEAST_ROUNDS || (tn_clock_seconds() - start < j->r->seconds && count < MOST_ROUNDS)) {
+    while (count < LEAST_ROUNDS ||
+           (tn_clock_seconds() - start < j->r->seconds && count < MOST_ROUNDS)) {
         double begin = tn_clock_seconds();
         for (long i = 0; i < inner; i++) TN_TRY(run(j));
         times[count++] = (tn_clock_seconds() - begin) / (double)inner * 1e3;
@@ -183,12 +193,13 @@ static tn_status measure(job *j, measured *m)
 static double bytes_of(const tn_operand *x)
 {
     double count = 1;
-    for (int i = 0; i < x->rank; i++) count *= x->stride[i] ? (double)x->dim[i] : 1; /* broadcast: read once */
+    for (int i = 0; i < x->rank; i++)
+        count *= x->stride[i] ? (double)x->dim[i] : 1; /* broadcast: read once */
     return count * (double)tn_dtype_size(x->dtype);
 }
 
-/* Bytes that the steps read and write, and the time that the limits leave if no two steps overlap: for each step the longer one of
- * computing and moving. Data that stay in a cache may beat it. */
+/* Bytes that the steps read and write, and the time that the limits leave if no two steps overlap:
+ * for each step the longer one of computing and moving. Data that stay in a cache may beat it. */
 static double traffic(const tn_plan *plan, const request *r, double *limit_ms)
 {
     double bytes = 0, seconds = 0;
@@ -197,7 +208,8 @@ static double traffic(const tn_plan *plan, const request *r, double *limit_ms)
         double moved = 0;
         for (int k = 0; k < step->in_count; k++) moved += bytes_of(&step->in[k]);
         for (int k = 0; k < step->out_count; k++) moved += bytes_of(&step->out[k]);
-        double computing = plan->step[i].flop / (r->gflops * 1e9), moving = moved / (r->gigabytes * 1e9);
+        double computing = plan->step[i].flop / (r->gflops * 1e9),
+               moving = moved / (r->gigabytes * 1e9);
         seconds += computing > moving ? computing : moving;
         bytes += moved;
     }
@@ -207,8 +219,8 @@ static double traffic(const tn_plan *plan, const request *r, double *limit_ms)
 
 static void print_begin(const request *r)
 {
-    printf("{\"case\": \"%s\", \"mode\": \"%s\", \"dtype\": \"%s\", \"variant\": \"tenon\"", r->c->name, r->training ? "train" : "infer",
-           r->bf16 ? "bf16" : "f32");
+    printf("{\"case\": \"%s\", \"mode\": \"%s\", \"dtype\": \"%s\", \"variant\": \"tenon\"",
+           r->c->name, r->training ? "train" : "infer", r->bf16 ? "bf16" : "f32");
 }
 
 static void print_measured(const job *j, const measured *m)
@@ -217,13 +229,20 @@ static void print_measured(const job *j, const measured *m)
     getrusage(RUSAGE_SELF, &usage_now);
     double flop = tn_plan_flop(j->plan), limit_ms = 0, bytes = traffic(j->plan, j->r, &limit_ms);
     print_begin(j->r);
-    printf(", \"best_ms\": %.6g, \"median_ms\": %.6g, \"runs\": %ld, \"peak_mb\": %.1f, \"tenon\": \"%s\", \"threads\": %d", m->best_ms, m->median_ms,
-           m->runs, (double)usage_now.ru_maxrss / 1024, tn_version(), tn_thread_count());
-    printf(", \"scratch_bytes\": %zu, \"state_bytes\": %zu, \"flop\": %.6g, \"bytes\": %.6g, \"gflops\": %.4g, \"gbytes_per_s\": %.4g", tn_plan_bytes(j->plan),
-           tn_plan_state_bytes(j->plan), flop, bytes, flop / m->best_ms * 1e-6, bytes / m->best_ms * 1e-6);
-    printf(", \"build_ms\": %.3f, \"compile_ms\": %.3f, \"steps\": %d", m->build_ms, m->compile_ms, tn_plan_step_count(j->plan));
+    printf(", \"best_ms\": %.6g, \"median_ms\": %.6g, \"runs\": %ld, \"peak_mb\": %.1f, \"tenon\": "
+           "\"%s\", \"threads\": %d",
+           m->best_ms, m->median_ms, m->runs, (double)usage_now.ru_maxrss / 1024, tn_version(),
+           tn_thread_count());
+    printf(", \"scratch_bytes\": %zu, \"state_bytes\": %zu, \"flop\": %.6g, \"bytes\": %.6g, "
+           "\"gflops\": %.4g, \"gbytes_per_s\": %.4g",
+           tn_plan_bytes(j->plan), tn_plan_state_bytes(j->plan), flop, bytes,
+           flop / m->best_ms * 1e-6, bytes / m->best_ms * 1e-6);
+    printf(", \"build_ms\": %.3f, \"compile_ms\": %.3f, \"steps\": %d", m->build_ms, m->compile_ms,
+           tn_plan_step_count(j->plan));
     if (limit_ms > 0) printf(", \"limit_ms\": %.6g", limit_ms);
-    if (j->r->training) printf(", \"first_loss\": %.6g, \"last_loss\": %.6g", (double)m->first_loss, (double)m->last_loss);
+    if (j->r->training)
+        printf(", \"first_loss\": %.6g, \"last_loss\": %.6g", (double)m->first_loss,
+               (double)m->last_loss);
     printf("}\n");
 }
 
@@ -238,11 +257,13 @@ static void describe(const job *j)
 {
     int64_t parameters = 0;
     for (int i = 0; i < tn_state_count(j->state); i++)
-        if (tn_state_at(j->state, i)->parameter) parameters += tn_shape_size(tn_state_at(j->state, i)->shape);
+        if (tn_state_at(j->state, i)->parameter)
+            parameters += tn_shape_size(tn_state_at(j->state, i)->shape);
     print_begin(j->r);
     print_shape("input", j->r->c->input.shape);
     print_shape("output", j->output_shape);
-    printf(", \"parameters\": %lld, \"gflop\": %.4f, \"steps\": %d}\n", (long long)parameters, tn_plan_flop(j->plan) * 1e-9, tn_plan_step_count(j->plan));
+    printf(", \"parameters\": %lld, \"gflop\": %.4f, \"steps\": %d}\n", (long long)parameters,
+           tn_plan_flop(j->plan) * 1e-9, tn_plan_step_count(j->plan));
 }
 
 static tn_status check(job *j)
@@ -267,12 +288,9 @@ int main(int count, char **argument)
     measured m = {0};
     tn_status status = prepare(&j, &m);
     if (status == TN_OK && r.print) tn_plan_print(j.plan, stdout);
-    if (status == TN_OK && r.describe)
-        describe(&j);
-    else if (status == TN_OK && r.check)
-        status = check(&j);
-    else if (status == TN_OK && (status = measure(&j, &m)) == TN_OK)
-        print_measured(&j, &m);
+    if (status == TN_OK && r.describe) describe(&j);
+    else if (status == TN_OK && r.check) status = check(&j);
+    else if (status == TN_OK && (status = measure(&j, &m)) == TN_OK) print_measured(&j, &m);
     if (status == TN_OK && r.profile) tn_plan_print_profile(j.plan, stdout);
     if (status != TN_OK) {
         fprintf(stderr, "bench_cases: %s\n", tn_message());

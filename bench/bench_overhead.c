@@ -1,8 +1,9 @@
-/* What is not arithmetic: building and compiling a graph, going from step to step of a plan, starting the program.
+/* What is not arithmetic: building and compiling a graph, going from step to step of a plan,
+ * starting the program.
  *
- * usage: bench_overhead [PROGRAM]     PROGRAM: tenon; default $TENON_PROGRAM, else ../tenon from here
- * Prints one JSON line. Targets: ResNet-18 with gradient built and compiled in less than 50 ms, less than 1 us a step,
- * `tenon --version` in less than 10 ms. */
+ * usage: bench_overhead [PROGRAM]     PROGRAM: tenon; default $TENON_PROGRAM, else ../tenon from
+ * here Prints one JSON line. Targets: ResNet-18 with gradient built and compiled in less than 50
+ * ms, less than 1 us a step, `tenon --version` in less than 10 ms. */
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -31,7 +32,7 @@ static double median(double *x, int count)
     return x[count / 2];
 }
 
-/* ---- building and compiling ------------------------------------------------------------------------------------------- */
+/* ---- building and compiling ----------------------------------------------------------------- */
 
 typedef struct compiled {
     double build_ms, compile_ms;
@@ -46,7 +47,8 @@ static tn_status compile_resnet(tn_state *state, tn_backend backend, compiled *c
     bench_nodes n = bench_build(bench_find_case("resnet18"), graph, true, TN_F32);
     double built = tn_clock_seconds();
     tn_plan *plan = NULL;
-    tn_status status = tn_compile(&plan, .graph = graph, .feeds = TN_NODES(n.input, n.target), .fetches = TN_NODES(n.loss), .updates = n.updates,
+    tn_status status = tn_compile(&plan, .graph = graph, .feeds = TN_NODES(n.input, n.target),
+                                  .fetches = TN_NODES(n.loss), .updates = n.updates,
                                   .backend = backend);
     c->build_ms = (built - start) * 1e3;
     c->compile_ms = (tn_clock_seconds() - built) * 1e3;
@@ -59,8 +61,9 @@ static tn_status compile_resnet(tn_state *state, tn_backend backend, compiled *c
     return status;
 }
 
-/* Three numbers, because the first plan of a process does more than the next: drawing the parameters' first values (here by a reference plan, which
- * does little else), making oneDNN's primitives (which it keeps for plans to come), and compiling itself. */
+/* Three numbers, because the first plan of a process does more than the next: drawing the
+ * parameters' first values (here by a reference plan, which does little else), making oneDNN's
+ * primitives (which it keeps for plans to come), and compiling itself. */
 static tn_status print_compiling(void)
 {
     tn_state *state = tn_state_create(1);
@@ -74,15 +77,18 @@ static tn_status print_compiling(void)
     }
     tn_state_free(state);
     if (status != TN_OK) return status;
-    printf("\"resnet18_nodes\": %d, \"resnet18_steps\": %d, \"resnet18_draw_ms\": %.2f, \"resnet18_first_ms\": %.2f, \"resnet18_median_ms\": %.2f, "
+    printf("\"resnet18_nodes\": %d, \"resnet18_steps\": %d, \"resnet18_draw_ms\": %.2f, "
+           "\"resnet18_first_ms\": %.2f, \"resnet18_median_ms\": %.2f, "
            "\"resnet18_build_ms\": %.2f",
-           c.nodes, c.steps, drawing.compile_ms, first.build_ms + first.compile_ms, median(total, COMPILES), c.build_ms);
+           c.nodes, c.steps, drawing.compile_ms, first.build_ms + first.compile_ms,
+           median(total, COMPILES), c.build_ms);
     return TN_OK;
 }
 
-/* ---- going from step to step ---------------------------------------------------------------------------------------------- */
+/* ---- going from step to step ---------------------------------------------------------------- */
 
-/* A chain of operations on `width` numbers, none fused: what a step costs when its arithmetic is nothing. */
+/* A chain of operations on `width` numbers, none fused: what a step costs when its arithmetic is
+ * nothing. */
 static tn_status time_chain(int64_t width, double *nanoseconds)
 {
     tn_graph *graph = tn_graph_create(NULL);
@@ -90,7 +96,8 @@ static tn_status time_chain(int64_t width, double *nanoseconds)
     tn_node x = tn_input(graph, "x", TN_F32, TN_SHAPE(width)), y = x;
     for (int i = 0; i < NODES; i++) y = i % 2 ? tn_add(y, x) : tn_affine(y, 0.5, i);
     tn_plan *plan = NULL;
-    tn_status status = tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x), .fetches = TN_NODES(y), .no_fusion = true);
+    tn_status status = tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x),
+                                  .fetches = TN_NODES(y), .no_fusion = true);
     tn_graph_free(graph);
     float in[16] = {0}, out[16];
     double best = 1e9;
@@ -105,7 +112,7 @@ static tn_status time_chain(int64_t width, double *nanoseconds)
     return status;
 }
 
-/* ---- starting --------------------------------------------------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------------------- */
 
 extern char **environ;
 
@@ -118,7 +125,8 @@ static double start_once(const char *program)
     pid_t child;
     int code = -1;
     double start = tn_clock_seconds();
-    if (posix_spawn(&child, program, &actions, NULL, argument, environ) == 0) waitpid(child, &code, 0);
+    if (posix_spawn(&child, program, &actions, NULL, argument, environ) == 0)
+        waitpid(child, &code, 0);
     double time = tn_clock_seconds() - start;
     posix_spawn_file_actions_destroy(&actions);
     return code == 0 ? time * 1e3 : -1;
@@ -130,7 +138,9 @@ static void print_start(const char *program)
     for (int i = 0; i < STARTS; i++) {
         times[i] = start_once(program);
         if (times[i] < 0) {
-            fprintf(stderr, "bench_overhead: SKIPPED: the program's start: %s --version does not run\n", program);
+            fprintf(stderr,
+                    "bench_overhead: SKIPPED: the program's start: %s --version does not run\n",
+                    program);
             return;
         }
     }
@@ -155,7 +165,8 @@ int main(int count, char **argument)
     if (status == TN_OK) status = time_chain(1, &scalar);
     if (status == TN_OK) status = time_chain(16, &vector);
     if (status == TN_OK) printf(", \"step_1_ns\": %.1f, \"step_16_ns\": %.1f", scalar, vector);
-    if (status == TN_OK) print_start(count > 1 ? argument[1] : find_program(argument[0], path, sizeof path));
+    if (status == TN_OK)
+        print_start(count > 1 ? argument[1] : find_program(argument[0], path, sizeof path));
     printf("}\n");
     if (status != TN_OK) fprintf(stderr, "bench_overhead: %s\n", tn_message());
     return status != TN_OK;

@@ -1,4 +1,5 @@
-/* The benchmark's eight networks, built with the public headers alone. peers/pytorch_cases.py has the same ones, layer by layer. */
+/* The benchmark's eight networks, built with the public headers alone. peers/pytorch_cases.py has
+ * the same ones, layer by layer. */
 #ifndef BENCH_CASES_H
 #define BENCH_CASES_H
 
@@ -32,13 +33,13 @@ const bench_case *bench_find_case(const char *name);
 const bench_case *bench_case_at(int index);
 
 typedef struct bench_nodes {
-    tn_node input, target;   /* target, loss and updates: empty for inference */
+    tn_node input, target; /* target, loss and updates: empty for inference */
     tn_node output, loss;
     tn_node updates;
 } bench_nodes;
 
-/* Builds the case into `graph`: one training step, or inference. compute: TN_F32 or TN_BF16 (parameters stay f32). Errors stay in the
- * graph. */
+/* Builds the case into `graph`: one training step, or inference. compute: TN_F32 or TN_BF16
+ * (parameters stay f32). Errors stay in the graph. */
 bench_nodes bench_build(const bench_case *c, tn_graph *graph, bool training, tn_dtype compute);
 /* The same numbers at every call; free with free(). NULL when out of memory. */
 void *bench_make_data(const bench_feed *feed, uint64_t stream);

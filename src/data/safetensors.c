@@ -411,7 +411,8 @@ tn_status tn_weights_begin(const char *path, const tn_weight *tensors, int count
     tn_weights_writer *writer = calloc(1, sizeof *writer);
     if (!writer || !(writer->path = strdup(path))) {
         free(writer);
-        return tn_fail(TN_MEMORY, "%s: out of memory", path);
+        tn_fail(TN_MEMORY, "%s: out of memory", path);
+        return TN_MEMORY;
     }
     tn_status status = make_header(path, tensors, count, text, text_count, &header, &data_size);
     if (status == TN_OK) status = tn_file_begin(path, &writer->file);

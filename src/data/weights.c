@@ -342,7 +342,8 @@ tn_status tn_weights_missing(const tn_weights *weights, const char *name)
 {
     const char **names = malloc(((size_t)weights->count + 1) * sizeof *names);
     const char *nearest = NULL;
-    for (int i = 0; names && i < weights->count; i++) names[i] = weights->tensor[i].name;
+    const tn_weight *tensor = weights->tensor;
+    for (int i = 0; names && tensor && i < weights->count; i++) names[i] = tensor[i].name;
     if (names) nearest = tn_closest(name, names, (size_t)weights->count);
     free(names);
     if (nearest)

@@ -1,4 +1,5 @@
-/* The example programs do what they say. They lie beside the program, in examples/, when the target of that name was built. */
+/* The example programs do what they say. They lie beside the program, in examples/, when the
+ * target of that name was built. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,12 +14,14 @@
 
 static char output[65536];
 
-/* Runs example `name` with `arguments` and leaves what it printed in `output`; returns the exit code. */
+/* Runs example `name` with `arguments` and leaves what it printed in `output`; returns the exit
+ * code. */
 static int run(const char *name, const char *arguments)
 {
     const char *program = getenv("TENON_PROGRAM"), *slash = program ? strrchr(program, '/') : NULL;
     char path[4096], command[5000];
-    snprintf(path, sizeof path, "%.*s/examples/%s", slash ? (int)(slash - program) : 0, program ? program : "", name);
+    snprintf(path, sizeof path, "%.*s/examples/%s", slash ? (int)(slash - program) : 0,
+             program ? program : "", name);
     if (access(path, X_OK) != 0) {
         print_message("SKIPPED: example %s is not built (target \"examples\")\n", name);
         skip();

@@ -307,6 +307,21 @@ static void test_batch_norm(void **state)
     }
 }
 
+/* No sample at all: statistics and gradients of 0, and nothing is divided by 0. */
+static void test_empty_batch(void **state)
+{
+    (void)state;
+    static const tn_shape shapes[] = {{4, {0, 3, 4, 4}}, {2, {0, 5}}, {3, {2, 3, 0}}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int groups = 0; groups < 2; groups++) {
+            norm_options o = {.epsilon = 1e-3, .groups = groups, .scale = true, .shift = true};
+            check_case c = batch_case("norm of nothing", shapes[i], &o,
+                                      groups ? build_group_norm : build_batch_norm);
+            c.second_order = false;
+            check_run(&c, i);
+        }
+}
+
 static void test_batch_norm_large(void **state)
 {
     (void)state;
@@ -665,6 +680,7 @@ int main(void)
         cmocka_unit_test(test_layer_norm_large),
         cmocka_unit_test(test_rms_norm),
         cmocka_unit_test(test_batch_norm),
+        cmocka_unit_test(test_empty_batch),
         cmocka_unit_test(test_batch_norm_large),
         cmocka_unit_test(test_channels_last),
         cmocka_unit_test(test_batch_norm_apply),

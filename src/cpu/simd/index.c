@@ -111,7 +111,8 @@ static job job_of(const tn_step *step, void *const *in, void *const *out, const 
         }                                                                                          \
     }
 DEFINE_GATHER(1)
-DEFINE_GATHER(2) DEFINE_GATHER(4) DEFINE_GATHER(8)
+DEFINE_GATHER(2)
+DEFINE_GATHER(4) DEFINE_GATHER(8)
 
     /* Items: rows (o, k) of the result. */
     static void gather_rows(void *context, int64_t begin, int64_t end)
@@ -230,7 +231,8 @@ static tn_status scatter_add(const tn_step *step, void *const *in, void *const *
         }                                                                                          \
     }
 DEFINE_TAKE(1)
-DEFINE_TAKE(2) DEFINE_TAKE(4) DEFINE_TAKE(8)
+DEFINE_TAKE(2)
+DEFINE_TAKE(4) DEFINE_TAKE(8)
 
     static tn_status
     take_along(const tn_step *step, void *const *in, void *const *out, void *workspace)

@@ -228,7 +228,8 @@ static tn_status mapped_prepare(tn_step *step)
                 out[i] = *(const word##bytes *)(from + i * stride);                                \
     }
 DEFINE_PIECE(1)
-DEFINE_PIECE(2) DEFINE_PIECE(4) DEFINE_PIECE(8)
+DEFINE_PIECE(2)
+DEFINE_PIECE(4) DEFINE_PIECE(8)
 
     static void fill(unsigned char *to, uint64_t bits, int64_t count, int64_t size)
 {

@@ -10,7 +10,8 @@
 
 /* ---- cutting ---------------------------------------------------------------------------------------- */
 
-enum { MOST_DEPTH = 768, A_COPY_ROWS = 8 * TN_TILE_HEIGHT };
+/* Strips of copied rows are a cache line longer than they need be, so that they do not all begin in the same cache set. */
+enum { MOST_DEPTH = 768, A_COPY_ROWS = 8 * TN_TILE_HEIGHT, STRIP_GAP = 4 };
 
 static int64_t up(int64_t n, int64_t multiple)
 {
@@ -39,9 +40,9 @@ bool TN_ISA(tn_blocking_make)(tn_blocking *g, const tn_product *p)
     *g = (tn_blocking){.pairs = p->in == TN_BF16 && machine_has_pairs()};
     int64_t size = g->pairs ? 2 : 4;
     g->depth = even_part(p->K, MOST_DEPTH * 4 / size, 2);
-    /* A transposed f32 a is read as it lies, unless rows a multiple of a page apart would fall into the same few cache sets. */
-    bool aliased = p->a_k % 1024 == 0 && p->K > 256;
-    g->copy_a = p->in == TN_F32 ? p->a_k != 1 && aliased : p->a_k != 1 || !g->pairs;
+    /* A transposed f32 a is read as it lies, unless every step along the depth would be to another page. */
+    bool far = p->a_k >= 1024 && p->K > 256;
+    g->copy_a = p->in == TN_F32 ? p->a_k != 1 && far : p->a_k != 1 || !g->pairs;
     g->sums_apart = p->K > g->depth && p->out != TN_F32;
     double flop = 2 * (double)p->M * (double)p->N * (double)p->K * (double)p->batch;
     int64_t wanted = flop < 2e6 ? 1 : flop < 20e6 ? 4 : 16, panels = g->copy_a ? 4 : 2, rows = 256;
@@ -56,7 +57,7 @@ bool TN_ISA(tn_blocking_make)(tn_blocking *g, const tn_product *p)
         else rows /= 2;
     }
     g->b_bytes = (size_t)up(up(g->columns, TN_PANEL) * up(g->depth, 2) * size, 64);
-    g->a_bytes = g->copy_a ? (size_t)(A_COPY_ROWS * up(g->depth, 2) * size) : 0;
+    g->a_bytes = g->copy_a ? (size_t)(A_COPY_ROWS * (up(g->depth, 2) + STRIP_GAP) * size) : 0;
     g->scratch = g->b_bytes + g->a_bytes + (g->sums_apart ? (size_t)up(g->rows * g->columns * 4, 64) : 0);
     return true;
 }
@@ -190,22 +191,22 @@ static void copy_a_f32(const tn_product *p, const void *a, int64_t from, int64_t
     }
     for (int64_t k = 0; k < depth; k++, from += p->a_k) {
         float *y = to + k * TN_TILE_HEIGHT;
-        int64_t i = 0;
+        int64_t i = 0, strip = depth + STRIP_GAP;
         if (p->in == TN_F32 && p->a_m == 1)
             for (; i + TN_TILE_HEIGHT <= rows; i += TN_TILE_HEIGHT)
-                memcpy(y + i * depth, (const float *)a + from + i, TN_TILE_HEIGHT * sizeof(float));
-        for (; i < rows; i++) y[(i - i % TN_TILE_HEIGHT) * depth + i % TN_TILE_HEIGHT] = tn_get_value(p->in, a, from + i * p->a_m);
+                memcpy(y + i * strip, (const float *)a + from + i, TN_TILE_HEIGHT * sizeof(float));
+        for (; i < rows; i++) y[(i - i % TN_TILE_HEIGHT) * strip + i % TN_TILE_HEIGHT] = tn_get_value(p->in, a, from + i * p->a_m);
     }
     x->a_m = 1;
     x->a_k = TN_TILE_HEIGHT;
-    x->a_strip = depth;
+    x->a_strip = depth + STRIP_GAP;
 }
 
 #ifdef TN_HAS_PAIRS
 /* The same for bf16 that lies transposed: strips [depth / 2][TN_TILE_HEIGHT][2]. */
 static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, int64_t depth, uint16_t *to, tn_block *x)
 {
-    int64_t even_depth = up(depth, 2);
+    int64_t strip = up(depth, 2) + STRIP_GAP;
     for (int64_t k = 0; k < depth; k += 2) {
         uint16_t *y = to + k * TN_TILE_HEIGHT;
         const uint16_t *even = a + k * p->a_k, *odd = even + p->a_k;
@@ -213,11 +214,11 @@ static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, i
         int64_t i = 0;
         for (; p->a_m == 1 && i + 8 <= rows; i += 8) {
             __m128i low = _mm_loadu_si128((const void *)(even + i)), high = second ? _mm_loadu_si128((const void *)(odd + i)) : _mm_setzero_si128();
-            _mm_storeu_si128((void *)(y + i * even_depth), _mm_unpacklo_epi16(low, high));
-            _mm_storeu_si128((void *)(y + i * even_depth + 8), _mm_unpackhi_epi16(low, high));
+            _mm_storeu_si128((void *)(y + i * strip), _mm_unpacklo_epi16(low, high));
+            _mm_storeu_si128((void *)(y + i * strip + 8), _mm_unpackhi_epi16(low, high));
         }
         for (; i < rows; i++) {
-            uint16_t *z = y + (i - i % TN_TILE_HEIGHT) * even_depth + i % TN_TILE_HEIGHT * 2;
+            uint16_t *z = y + (i - i % TN_TILE_HEIGHT) * strip + i % TN_TILE_HEIGHT * 2;
             z[0] = even[i * p->a_m];
             z[1] = second ? odd[i * p->a_m] : 0;
         }
@@ -225,7 +226,7 @@ static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, i
     x->a = to;
     x->a_m = 2;
     x->a_k = 2 * TN_TILE_HEIGHT;
-    x->a_strip = even_depth;
+    x->a_strip = strip;
 }
 #endif
 

@@ -160,9 +160,8 @@ static tn_status concat_run(const tn_step *step, void *const *in, void *const *o
         return TN_OK;
     }
     for (int i = 0; i < step->in_count; i++)
-        if (plan->part[i].copy.items)
-            TN_ISA(tn_copy_run)
-            (&plan->part[i].copy, in[i], (unsigned char *)out[0] + plan->part[i].offset);
+        if (plan->part[i].copy.items) TN_ISA(tn_copy_run)
+    (&plan->part[i].copy, in[i], (unsigned char *)out[0] + plan->part[i].offset);
     return TN_OK;
 }
 
