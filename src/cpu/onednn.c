@@ -14,8 +14,8 @@ typedef struct binding {
     dnnl_exec_arg_t argument[MOST_ARGUMENTS];
 } binding;
 
-/* A memory object carries its data's address, so two callers cannot share one. Each slot holds a binding that nobody uses at
- * the moment; a caller takes one out and puts it back. */
+/* A memory object carries its data's address, so two callers cannot share one. Each slot holds a
+ * binding that nobody uses at the moment; a caller takes one out and puts it back. */
 struct tn_primitive {
     dnnl_primitive_t primitive;
     int count; /* scratch, if any, is the last argument */
@@ -33,7 +33,8 @@ static dnnl_status_t started;
 static void start(void)
 {
     started = dnnl_engine_create(&engine, dnnl_cpu, 0);
-    if (started == dnnl_success) started = dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
+    if (started == dnnl_success)
+        started = dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
 }
 
 static const char *word(dnnl_status_t status)
@@ -59,8 +60,10 @@ dnnl_engine_t tn_onednn_engine(void)
 tn_status tn_onednn_fail(const tn_step *step, const char *doing, dnnl_status_t status)
 {
     tn_dtype dtype = step->in_count ? step->in[0].dtype : TN_F32;
-    if (status == dnnl_out_of_memory) return tn_fail(TN_MEMORY, "%s of %s: out of memory", step->op->name, tn_dtype_name(dtype));
-    return tn_fail(TN_UNSUPPORTED, "%s of %s: oneDNN cannot %s: %s", step->op->name, tn_dtype_name(dtype), doing, word(status));
+    if (status == dnnl_out_of_memory)
+        return tn_fail(TN_MEMORY, "%s of %s: out of memory", step->op->name, tn_dtype_name(dtype));
+    return tn_fail(TN_UNSUPPORTED, "%s of %s: oneDNN cannot %s: %s", step->op->name,
+                   tn_dtype_name(dtype), doing, word(status));
 }
 
 bool tn_onednn_dtype(tn_dtype dtype, dnnl_data_type_t *out)
@@ -74,13 +77,15 @@ bool tn_onednn_dtype(tn_dtype dtype, dnnl_data_type_t *out)
     }
 }
 
-/* What every primitive here has: scratch memory from the caller, and an activation (0, TN_OP_RELU, ...). NULL when out of memory. */
+/* What every primitive here has: scratch memory from the caller, and an activation (0,
+ * TN_OP_RELU, ...). NULL when out of memory. */
 static dnnl_primitive_attr_t attributes_with(int32_t activation)
 {
     dnnl_primitive_attr_t attributes;
     dnnl_post_ops_t after = NULL;
     if (dnnl_primitive_attr_create(&attributes) != dnnl_success) return NULL;
-    dnnl_status_t status = dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user);
+    dnnl_status_t status = dnnl_primitive_attr_set_scratchpad_mode(attributes,
+                                                                   dnnl_scratchpad_mode_user);
     if (activation && status == dnnl_success) {
         dnnl_alg_kind_t kind = activation == TN_OP_RELU        ? dnnl_eltwise_relu
                                : activation == TN_OP_GELU      ? dnnl_eltwise_gelu_erf
@@ -88,7 +93,8 @@ static dnnl_primitive_attr_t attributes_with(int32_t activation)
                                                                : dnnl_eltwise_swish;
         float alpha = kind == dnnl_eltwise_swish ? 1.0F : 0.0F;
         status = dnnl_post_ops_create(&after);
-        if (status == dnnl_success) status = dnnl_post_ops_append_eltwise(after, 1.0F, kind, alpha, 0.0F);
+        if (status == dnnl_success)
+            status = dnnl_post_ops_append_eltwise(after, 1.0F, kind, alpha, 0.0F);
         if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(attributes, after);
         if (after) dnnl_post_ops_destroy(after);
     }
@@ -97,7 +103,7 @@ static dnnl_primitive_attr_t attributes_with(int32_t activation)
     return NULL;
 }
 
-/* ---- making -------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static void free_binding(const tn_primitive *p, binding *b)
 {
@@ -111,7 +117,9 @@ static binding *new_binding(const tn_primitive *p)
     binding *b = calloc(1, sizeof *b);
     for (int i = 0; b && i < p->count; i++) {
         b->argument[i].arg = p->argument[i];
-        if (dnnl_memory_create(&b->argument[i].memory, &p->layout[i], engine, DNNL_MEMORY_NONE) == dnnl_success) continue;
+        if (dnnl_memory_create(&b->argument[i].memory, &p->layout[i], engine, DNNL_MEMORY_NONE) ==
+            dnnl_success)
+            continue;
         b->argument[i].memory = NULL;
         free_binding(p, b);
         return NULL;
@@ -119,27 +127,33 @@ static binding *new_binding(const tn_primitive *p)
     return b;
 }
 
-static void enter_argument(tn_primitive *p, const_dnnl_primitive_desc_t description, dnnl_query_t query, int argument)
+static void enter_argument(tn_primitive *p, const_dnnl_primitive_desc_t description,
+                           dnnl_query_t query, int argument)
 {
-    const dnnl_memory_desc_t *layout = dnnl_primitive_desc_query_md(description, query, query == dnnl_query_exec_arg_md ? argument : 0);
-    if (!layout || (argument == DNNL_ARG_SCRATCHPAD && dnnl_memory_desc_get_size(layout) == 0)) return;
+    const dnnl_memory_desc_t *layout = dnnl_primitive_desc_query_md(
+        description, query, query == dnnl_query_exec_arg_md ? argument : 0);
+    if (!layout || (argument == DNNL_ARG_SCRATCHPAD && dnnl_memory_desc_get_size(layout) == 0))
+        return;
     p->argument[p->count] = argument;
     p->layout[p->count++] = *layout;
 }
 
 /* Consumes `description`. */
-static tn_status finish(tn_primitive **out, const tn_step *step, dnnl_primitive_desc_t description, const int *argument, int count, int callers,
-                        bool parallel)
+static tn_status finish(tn_primitive **out, const tn_step *step, dnnl_primitive_desc_t description,
+                        const int *argument, int count, int callers, bool parallel)
 {
     tn_primitive *p = calloc(1, sizeof *p);
-    dnnl_status_t status = p ? dnnl_primitive_create(&p->primitive, description) : dnnl_out_of_memory;
+    dnnl_status_t status = p ? dnnl_primitive_create(&p->primitive, description)
+                             : dnnl_out_of_memory;
     if (status == dnnl_success) {
         p->parallel = parallel;
-        for (int i = 0; i < count; i++) enter_argument(p, description, dnnl_query_exec_arg_md, argument[i]);
+        for (int i = 0; i < count; i++)
+            enter_argument(p, description, dnnl_query_exec_arg_md, argument[i]);
         if (p->count != count) status = dnnl_invalid_arguments;
         enter_argument(p, description, dnnl_query_scratchpad_md, DNNL_ARG_SCRATCHPAD);
         p->has_scratch = p->count > count;
-        if (p->has_scratch) p->scratch = (dnnl_memory_desc_get_size(&p->layout[count]) + 63) / 64 * 64;
+        if (p->has_scratch)
+            p->scratch = (dnnl_memory_desc_get_size(&p->layout[count]) + 63) / 64 * 64;
     }
     dnnl_primitive_desc_destroy(description);
     for (int i = 0; i < callers && i < SLOTS && status == dnnl_success; i++) {
@@ -155,7 +169,8 @@ static tn_status finish(tn_primitive **out, const tn_step *step, dnnl_primitive_
     return tn_onednn_fail(step, "make it", status);
 }
 
-tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step, const_dnnl_op_desc_t descriptor, int32_t activation,
+tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step,
+                              const_dnnl_op_desc_t descriptor, int32_t activation,
                               const int *argument, int count, int callers)
 {
     *primitive = NULL;
@@ -164,16 +179,19 @@ tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step, con
     if (!attributes) return tn_onednn_fail(step, "make attributes", dnnl_out_of_memory);
     int before = tn_one_thread_begin();
     dnnl_primitive_desc_t description;
-    dnnl_status_t status = dnnl_primitive_desc_create(&description, descriptor, attributes, engine, NULL);
-    tn_status result = status == dnnl_success ? finish(primitive, step, description, argument, count, callers, false)
-                                              : tn_onednn_fail(step, "do it with these sizes", status);
+    dnnl_status_t status = dnnl_primitive_desc_create(&description, descriptor, attributes, engine,
+                                                      NULL);
+    tn_status result = status == dnnl_success
+                           ? finish(primitive, step, description, argument, count, callers, false)
+                           : tn_onednn_fail(step, "do it with these sizes", status);
     tn_one_thread_end(before);
     dnnl_primitive_attr_destroy(attributes);
     return result;
 }
 
-tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *step, const dnnl_memory_desc_t *from,
-                                      const dnnl_memory_desc_t *to, bool parallel)
+tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *step,
+                                      const dnnl_memory_desc_t *from, const dnnl_memory_desc_t *to,
+                                      bool parallel)
 {
     static const int argument[] = {DNNL_ARG_FROM, DNNL_ARG_TO};
     *primitive = NULL;
@@ -183,9 +201,11 @@ tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *s
     tn_thread_count();
     int before = parallel ? 1 : tn_one_thread_begin();
     dnnl_primitive_desc_t description;
-    dnnl_status_t status = dnnl_reorder_primitive_desc_create(&description, from, engine, to, engine, attributes);
-    tn_status result = status == dnnl_success ? finish(primitive, step, description, argument, 2, 1, parallel)
-                                              : tn_onednn_fail(step, "lay its weights out", status);
+    dnnl_status_t status = dnnl_reorder_primitive_desc_create(&description, from, engine, to,
+                                                              engine, attributes);
+    tn_status result = status == dnnl_success
+                           ? finish(primitive, step, description, argument, 2, 1, parallel)
+                           : tn_onednn_fail(step, "lay its weights out", status);
     tn_one_thread_end(before);
     dnnl_primitive_attr_destroy(attributes);
     return result;
@@ -211,12 +231,9 @@ size_t tn_primitive_bytes(const tn_primitive *p, int argument)
     return dnnl_memory_desc_get_size(tn_primitive_layout(p, argument));
 }
 
-size_t tn_primitive_scratch(const tn_primitive *p)
-{
-    return p->scratch;
-}
+size_t tn_primitive_scratch(const tn_primitive *p) { return p->scratch; }
 
-/* ---- running ---------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static binding *take(tn_primitive *p, int lane)
 {
@@ -231,7 +248,9 @@ static binding *take(tn_primitive *p, int lane)
 
 static void put_back(tn_primitive *p, int lane, binding *b)
 {
-    for (int i = 0; i < SLOTS && b; i++) b = atomic_exchange_explicit(&p->slot[(unsigned)(lane + i) % SLOTS], b, memory_order_acq_rel);
+    for (int i = 0; i < SLOTS && b; i++)
+        b = atomic_exchange_explicit(&p->slot[(unsigned)(lane + i) % SLOTS], b,
+                                     memory_order_acq_rel);
     free_binding(p, b);
 }
 
@@ -247,5 +266,7 @@ tn_status tn_primitive_run(tn_primitive *p, int lane, void *const *data, void *s
     dnnl_status_t status = dnnl_primitive_execute(p->primitive, stream, p->count, b->argument);
     tn_one_thread_end(before);
     put_back(p, lane, b);
-    return status == dnnl_success ? TN_OK : tn_fail(TN_UNSUPPORTED, "oneDNN failed while running: %s", word(status));
+    return status == dnnl_success
+               ? TN_OK
+               : tn_fail(TN_UNSUPPORTED, "oneDNN failed while running: %s", word(status));
 }

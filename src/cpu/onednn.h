@@ -1,8 +1,9 @@
 /* oneDNN as the kernels see it: one engine, and primitives that run on the calling thread.
  *
- * oneDNN's own threading cuts some sums by the number of threads, so that results would depend on it. Here every primitive
- * is made for one thread; a kernel cuts its work into pieces by shape alone, runs a primitive for each, and hands the pieces
- * to the pool. That also keeps a piece's data in one core's cache: measured faster than one primitive on two threads. */
+ * oneDNN's own threading cuts some sums by the number of threads, so that results would depend
+ * on it. Here every primitive is made for one thread; a kernel cuts its work into pieces by
+ * shape alone, runs a primitive for each, and hands the pieces to the pool. That also keeps a
+ * piece's data in one core's cache: measured faster than one primitive on two threads. */
 #ifndef TN_CPU_ONEDNN_H
 #define TN_CPU_ONEDNN_H
 
@@ -22,14 +23,17 @@ tn_status tn_onednn_fail(const tn_step *step, const char *doing, dnnl_status_t s
 /* oneDNN's name of a dtype; false where it has none. */
 bool tn_onednn_dtype(tn_dtype dtype, dnnl_data_type_t *out);
 
-/* Makes the primitive of oneDNN descriptor `descriptor`, with arguments `argument` (DNNL_ARG_SRC, ...; at most 5; scratch is added)
- * and `activation` (0, TN_OP_RELU, ...) done on the way out.
- * `callers`: how many threads will probably run it at once. Free with tn_primitive_free. */
-tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step, const_dnnl_op_desc_t descriptor, int32_t activation,
+/* Makes the primitive of oneDNN descriptor `descriptor`, with arguments `argument`
+ * (DNNL_ARG_SRC, ...; at most 5; scratch is added) and `activation` (0, TN_OP_RELU, ...) done on
+ * the way out. `callers`: how many threads will probably run it at once. Free with
+ * tn_primitive_free. */
+tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step,
+                              const_dnnl_op_desc_t descriptor, int32_t activation,
                               const int *argument, int count, int callers);
 /* The same for a copy from one memory layout to another. Runs on all threads when `parallel`. */
-tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *step, const dnnl_memory_desc_t *from,
-                                      const dnnl_memory_desc_t *to, bool parallel);
+tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *step,
+                                      const dnnl_memory_desc_t *from, const dnnl_memory_desc_t *to,
+                                      bool parallel);
 void tn_primitive_free(tn_primitive *primitive);
 
 /* The layout that oneDNN chose for an argument, and its bytes. */
@@ -38,8 +42,8 @@ size_t tn_primitive_bytes(const tn_primitive *primitive, int argument);
 /* Bytes of scratch that one run needs, rounded up to whole cache lines. */
 size_t tn_primitive_scratch(const tn_primitive *primitive);
 
-/* Runs on the calling thread with data[i] for argument[i]. `lane` tells apart callers that probably run at once. Overhead of about
- * 60 ns beside oneDNN's own. */
+/* Runs on the calling thread with data[i] for argument[i]. `lane` tells apart callers that
+ * probably run at once. Overhead of about 60 ns beside oneDNN's own. */
 tn_status tn_primitive_run(tn_primitive *primitive, int lane, void *const *data, void *scratch);
 
 #endif

@@ -1,7 +1,8 @@
 /* Convolution and its adjoint in the input, on oneDNN.
  *
- * Activations stay channels-last: measured, oneDNN's channels-last kernels are as fast as its blocked ones, and every other kernel can
- * read that. The weight, row-major in the state, is laid out anew at every run, which costs 1 to 2 % of the arithmetic. */
+ * Activations stay channels-last: measured, oneDNN's channels-last kernels are as fast as its
+ * blocked ones, and every other kernel can read that. The weight, row-major in the state, is
+ * laid out anew at every run, which costs 1 to 2 % of the arithmetic. */
 #include "cpu/onednn_convolution.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include "base/half.h"
 #include "base/threads.h"
 
-/* ---- descriptions ----------------------------------------------------------------------------------- */
+/* ---- descriptions ---------------------------------------------------------------------------- */
 
 static dnnl_data_type_t type_of(tn_dtype dtype)
 {
@@ -19,27 +20,33 @@ static dnnl_data_type_t type_of(tn_dtype dtype)
     return type;
 }
 
-static dnnl_status_t describe_activation(dnnl_memory_desc_t *md, const tn_conv_sizes *s, int64_t images, int64_t channels, int64_t rows,
+static dnnl_status_t describe_activation(dnnl_memory_desc_t *md, const tn_conv_sizes *s,
+                                         int64_t images, int64_t channels, int64_t rows,
                                          const int64_t *space)
 {
     static const dnnl_format_tag_t tag[] = {dnnl_nwc, dnnl_nhwc, dnnl_ndhwc};
     dnnl_dims_t dims = {images, channels, rows, space[1], space[2]};
-    return dnnl_memory_desc_init_by_tag(md, s->space + 2, dims, type_of(s->dtype), tag[s->space - 1]);
+    return dnnl_memory_desc_init_by_tag(md, s->space + 2, dims, type_of(s->dtype),
+                                        tag[s->space - 1]);
 }
 
-dnnl_status_t tn_conv_describe_x(dnnl_memory_desc_t *md, const tn_conv_sizes *s, const tn_conv_kind *kind)
+dnnl_status_t tn_conv_describe_x(dnnl_memory_desc_t *md, const tn_conv_sizes *s,
+                                 const tn_conv_kind *kind)
 {
     return describe_activation(md, s, kind->images, s->C, kind->x_rows, s->S);
 }
 
-dnnl_status_t tn_conv_describe_y(dnnl_memory_desc_t *md, const tn_conv_sizes *s, const tn_conv_kind *kind, int64_t filters)
+dnnl_status_t tn_conv_describe_y(dnnl_memory_desc_t *md, const tn_conv_sizes *s,
+                                 const tn_conv_kind *kind, int64_t filters)
 {
     return describe_activation(md, s, kind->images, filters ? filters : s->F, kind->y_rows, s->O);
 }
 
-dnnl_status_t tn_conv_describe_weight(dnnl_memory_desc_t *md, const tn_conv_sizes *s, tn_dtype dtype, bool any, int64_t filters)
+dnnl_status_t tn_conv_describe_weight(dnnl_memory_desc_t *md, const tn_conv_sizes *s,
+                                      tn_dtype dtype, bool any, int64_t filters)
 {
-    static const dnnl_format_tag_t tag[2][TN_MAX_SPACE] = {{dnnl_oiw, dnnl_oihw, dnnl_oidhw}, {dnnl_goiw, dnnl_goihw, dnnl_goidhw}};
+    static const dnnl_format_tag_t tag[2][TN_MAX_SPACE] = {{dnnl_oiw, dnnl_oihw, dnnl_oidhw},
+                                                           {dnnl_goiw, dnnl_goihw, dnnl_goidhw}};
     bool groups = s->groups > 1;
     filters = filters ? filters : s->F;
     dnnl_dims_t dims;
@@ -48,7 +55,8 @@ dnnl_status_t tn_conv_describe_weight(dnnl_memory_desc_t *md, const tn_conv_size
     dims[n++] = filters / s->groups;
     dims[n++] = s->C / s->groups;
     for (int i = 0; i < s->space; i++) dims[n++] = s->k[i];
-    return dnnl_memory_desc_init_by_tag(md, n, dims, type_of(dtype), any ? dnnl_format_tag_any : tag[groups][s->space - 1]);
+    return dnnl_memory_desc_init_by_tag(md, n, dims, type_of(dtype),
+                                        any ? dnnl_format_tag_any : tag[groups][s->space - 1]);
 }
 
 tn_conv_steps tn_conv_steps_of(const tn_conv_sizes *s, const tn_conv_kind *kind)
@@ -80,9 +88,10 @@ void tn_conv_layouts(const tn_step *step, tn_layout *in, tn_layout *out)
     else out[0] = TN_CHANNELS_LAST;
 }
 
-/* ---- results without products -------------------------------------------------------------------------- */
+/* ---- results without products ---------------------------------------------------------------- */
 
-static tn_status nothing_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status nothing_run(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)step, (void)in, (void)out, (void)workspace;
     return TN_OK;
@@ -96,7 +105,8 @@ static float value_at(tn_dtype dtype, const void *x, int64_t i)
 }
 
 /* All sums are empty: zeros, or the bias. */
-static tn_status empty_sums_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status empty_sums_run(const tn_step *step, void *const *in, void *const *out,
+                                void *workspace)
 {
     (void)workspace;
     const tn_conv_attribute *t = step->attribute;
@@ -107,7 +117,9 @@ static tn_status empty_sums_run(const tn_step *step, void *const *in, void *cons
         float x = value_at(step->in[2].dtype, in[2], i % y->dim[1]);
         if (t->activation == TN_OP_RELU && x < 0) x = 0;
         if (y->dtype == TN_F32) ((float *)out[0])[i] = x;
-        else ((uint16_t *)out[0])[i] = y->dtype == TN_BF16 ? tn_bf16_from_f32(x) : tn_f16_from_f32(x);
+        else
+            ((uint16_t *)out[0])[i] = y->dtype == TN_BF16 ? tn_bf16_from_f32(x)
+                                                          : tn_f16_from_f32(x);
     }
     return TN_OK;
 }
@@ -123,7 +135,7 @@ bool tn_conv_is_trivial(tn_step *step, const tn_conv_sizes *s)
     return true;
 }
 
-/* ---- plan -------------------------------------------------------------------------------------------------- */
+/* ---- plan ------------------------------------------------------------------------------------ */
 
 typedef struct conv_plan {
     tn_conv_sizes s;
@@ -136,9 +148,11 @@ typedef struct conv_plan {
 } conv_plan;
 
 /* `weight`: its layout, or NULL to let oneDNN choose. */
-static tn_status make_primitive(const tn_step *step, conv_plan *w, int kind_index, const dnnl_memory_desc_t *chosen)
+static tn_status make_primitive(const tn_step *step, conv_plan *w, int kind_index,
+                                const dnnl_memory_desc_t *chosen)
 {
-    static const int forward_argument[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
+    static const int forward_argument[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST,
+                                           DNNL_ARG_BIAS};
     static const int backward_argument[] = {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST};
     const tn_conv_attribute *t = step->attribute;
     const tn_conv_sizes *s = &w->s;
@@ -151,16 +165,20 @@ static tn_status make_primitive(const tn_step *step, conv_plan *w, int kind_inde
     if (status == dnnl_success) status = tn_conv_describe_weight(&weight, s, s->dtype, true, 0);
     if (chosen) weight = *chosen;
     if (status == dnnl_success && t->has_bias)
-        status = dnnl_memory_desc_init_by_tag(&bias, 1, (const dnnl_dims_t){s->F}, type_of(step->in[2].dtype), dnnl_x);
+        status = dnnl_memory_desc_init_by_tag(&bias, 1, (const dnnl_dims_t){s->F},
+                                              type_of(step->in[2].dtype), dnnl_x);
     if (status == dnnl_success && !w->backward)
-        status = dnnl_dilated_convolution_forward_desc_init(&descriptor, dnnl_forward_inference, dnnl_convolution_direct, &x, &weight,
-                                                            t->has_bias ? &bias : NULL, &y, at.stride, at.dilation, at.before, at.after);
+        status = dnnl_dilated_convolution_forward_desc_init(
+            &descriptor, dnnl_forward_inference, dnnl_convolution_direct, &x, &weight,
+            t->has_bias ? &bias : NULL, &y, at.stride, at.dilation, at.before, at.after);
     if (status == dnnl_success && w->backward)
-        status = dnnl_dilated_convolution_backward_data_desc_init(&descriptor, dnnl_convolution_direct, &x, &weight, &y, at.stride, at.dilation,
-                                                                  at.before, at.after);
+        status = dnnl_dilated_convolution_backward_data_desc_init(
+            &descriptor, dnnl_convolution_direct, &x, &weight, &y, at.stride, at.dilation,
+            at.before, at.after);
     if (status != dnnl_success) return tn_onednn_fail(step, "describe it", status);
     tn_primitive **primitive = &w->primitive[kind_index];
-    TN_TRY(tn_primitive_create(primitive, step, &descriptor, t->activation, w->backward ? backward_argument : forward_argument,
+    TN_TRY(tn_primitive_create(primitive, step, &descriptor, t->activation,
+                               w->backward ? backward_argument : forward_argument,
                                t->has_bias ? 4 : 3, w->lanes));
     size_t scratch = tn_primitive_scratch(*primitive);
     if (scratch > w->lane_scratch) w->lane_scratch = scratch;
@@ -179,8 +197,10 @@ static tn_status make_primitives(tn_step *step, conv_plan *w)
     dnnl_status_t status = tn_conv_describe_weight(&plain, &w->s, w->s.dtype, false, 0);
     if (status != dnnl_success) return tn_onednn_fail(step, "describe its weight", status);
     if (!dnnl_memory_desc_equal(&plain, chosen)) {
-        w->weight_bytes = (tn_primitive_bytes(w->primitive[usual], DNNL_ARG_WEIGHTS) + 63) / 64 * 64;
-        TN_TRY(tn_primitive_create_reorder(&w->lay_out, step, &plain, chosen, w->weight_bytes > 1 << 18));
+        w->weight_bytes = (tn_primitive_bytes(w->primitive[usual], DNNL_ARG_WEIGHTS) + 63) / 64 *
+                          64;
+        TN_TRY(tn_primitive_create_reorder(&w->lay_out, step, &plain, chosen,
+                                           w->weight_bytes > 1 << 18));
     }
     return TN_OK;
 }
@@ -206,7 +226,8 @@ static void release(tn_step *step)
     step->prepared = NULL;
 }
 
-/* Own kernels for results of few channels; their prepare answers TN_UNSUPPORTED for what is not theirs. */
+/* Own kernels for results of few channels; their prepare answers TN_UNSUPPORTED for what is not
+ * theirs. */
 static const tn_kernel *narrow;
 
 static tn_status cut_and_make(tn_step *step, conv_plan *w, int64_t pieces)
@@ -236,7 +257,8 @@ static tn_status prepare(tn_step *step)
     }
     dnnl_data_type_t type;
     if (!tn_onednn_dtype(s.dtype, &type))
-        return tn_fail(TN_UNSUPPORTED, "%s of %s is not implemented; cast to f32 or bf16", step->op->name, tn_dtype_name(s.dtype));
+        return tn_fail(TN_UNSUPPORTED, "%s of %s is not implemented; cast to f32 or bf16",
+                       step->op->name, tn_dtype_name(s.dtype));
     conv_plan *w = calloc(1, sizeof *w);
     if (!w) return tn_fail(TN_MEMORY, "out of memory");
     step->prepared = w;
@@ -244,7 +266,8 @@ static tn_status prepare(tn_step *step)
     w->size = tn_dtype_size(s.dtype);
     w->backward = step->op->id == TN_OP_CONVOLUTION_INPUT;
     tn_status status = cut_and_make(step, w, tn_conv_pieces_worth(&s));
-    if (status == TN_UNSUPPORTED && w->cut.kinds > 1) { /* not every kind can have the usual one's layout */
+    if (status == TN_UNSUPPORTED &&
+        w->cut.kinds > 1) { /* not every kind can have the usual one's layout */
         free_primitives(w);
         status = cut_and_make(step, w, 1);
     }
@@ -253,7 +276,7 @@ static tn_status prepare(tn_step *step)
     return status;
 }
 
-/* ---- running --------------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 typedef struct conv_run {
     const conv_plan *w;
@@ -266,12 +289,15 @@ static void run_lanes(void *context, int64_t begin, int64_t end)
     conv_run *r = context;
     const conv_plan *w = r->w;
     for (int64_t lane = begin; lane < end; lane++) {
-        int64_t first = lane * w->cut.pieces / w->lanes, stop = (lane + 1) * w->cut.pieces / w->lanes;
+        int64_t first = lane * w->cut.pieces / w->lanes,
+                stop = (lane + 1) * w->cut.pieces / w->lanes;
         for (int64_t i = first; i < stop; i++) {
             const tn_conv_piece *piece = &w->cut.piece[i];
-            unsigned char *x = r->x + (size_t)piece->x * w->size, *y = r->y + (size_t)piece->y * w->size;
+            unsigned char *x = r->x + (size_t)piece->x * w->size,
+                          *y = r->y + (size_t)piece->y * w->size;
             void *data[] = {x, r->weight, y, r->bias};
-            tn_status status = tn_primitive_run(w->primitive[piece->kind], (int)lane, data, r->scratch + (size_t)lane * w->lane_scratch);
+            tn_status status = tn_primitive_run(w->primitive[piece->kind], (int)lane, data,
+                                                r->scratch + (size_t)lane * w->lane_scratch);
             if (status != TN_OK) r->failed[lane % 64] = true;
         }
     }
@@ -297,7 +323,8 @@ static tn_status run_all(const tn_step *step, void *const *in, void *const *out,
 
 void tn_cpu_onednn_convolution(tn_kernel_table *table)
 {
-    static const tn_kernel kernel = {.layouts = tn_conv_layouts, .prepare = prepare, .run = run_all, .release = release};
+    static const tn_kernel kernel = {
+        .layouts = tn_conv_layouts, .prepare = prepare, .run = run_all, .release = release};
     narrow = table->kernel[TN_OP_CONVOLUTION];
     table->kernel[TN_OP_CONVOLUTION] = table->kernel[TN_OP_CONVOLUTION_INPUT] = &kernel;
     tn_cpu_onednn_convolution_weight(table);

@@ -1,4 +1,5 @@
-/* A matrix product as the CPU kernels see it: strides resolved, leading dimensions merged where they can be. */
+/* A matrix product as the CPU kernels see it: strides resolved, leading dimensions merged where
+ * they can be. */
 #ifndef TN_CPU_PRODUCT_H
 #define TN_CPU_PRODUCT_H
 
@@ -6,7 +7,8 @@
 
 #include "graph/kernel.h"
 
-/* c[i] [M, N] = activation(a[i] [M, K] b[i] [K, N] + bias [N]) for i < batch; c is dense. Strides in elements. */
+/* c[i] [M, N] = activation(a[i] [M, K] b[i] [K, N] + bias [N]) for i < batch; c is dense.
+ * Strides in elements. */
 typedef struct tn_product {
     tn_dtype in, out, bias; /* bias: TN_BOOL stands for none */
     int32_t activation;
@@ -16,12 +18,10 @@ typedef struct tn_product {
     int64_t batch_dim[TN_MAX_RANK], a_batch[TN_MAX_RANK], b_batch[TN_MAX_RANK];
 } tn_product;
 
-static inline bool tn_product_has_bias(const tn_product *p)
-{
-    return p->bias != TN_BOOL;
-}
+static inline bool tn_product_has_bias(const tn_product *p) { return p->bias != TN_BOOL; }
 
-/* A matrix's strides where a dimension is 1 mean nothing; here they become what a dense matrix would have. */
+/* A matrix's strides where a dimension is 1 mean nothing; here they become what a dense matrix
+ * would have. */
 static inline void tn_regular_strides(int64_t rows, int64_t columns, int64_t *row, int64_t *column)
 {
     if (columns == 1) *column = 1;
@@ -41,7 +41,8 @@ static inline void tn_merge_batch(tn_product *p)
     int to = 0;
     for (int i = 0; i < p->batch_rank; i++) {
         if (p->batch_dim[i] == 1) continue;
-        if (to && p->a_batch[to - 1] == p->a_batch[i] * p->batch_dim[i] && p->b_batch[to - 1] == p->b_batch[i] * p->batch_dim[i]) {
+        if (to && p->a_batch[to - 1] == p->a_batch[i] * p->batch_dim[i] &&
+            p->b_batch[to - 1] == p->b_batch[i] * p->batch_dim[i]) {
             p->batch_dim[to - 1] *= p->batch_dim[i];
             p->a_batch[to - 1] = p->a_batch[i];
             p->b_batch[to - 1] = p->b_batch[i];
@@ -54,12 +55,16 @@ static inline void tn_merge_batch(tn_product *p)
     p->batch_rank = to;
 }
 
-/* The product that a MATMUL step asks for. Leading dimensions of a that b does not have become rows where a's strides allow. */
+/* The product that a MATMUL step asks for. Leading dimensions of a that b does not have become
+ * rows where a's strides allow. */
 static inline tn_product tn_product_of(const tn_step *step)
 {
     const tn_matmul_attribute *t = (const tn_matmul_attribute *)step->attribute;
     const tn_operand *a = &step->in[0], *b = &step->in[1], *c = &step->out[0];
-    tn_product p = {.in = a->dtype, .out = c->dtype, .bias = t->has_bias ? step->in[2].dtype : TN_BOOL, .activation = t->activation};
+    tn_product p = {.in = a->dtype,
+                    .out = c->dtype,
+                    .bias = t->has_bias ? step->in[2].dtype : TN_BOOL,
+                    .activation = t->activation};
     p.M = c->dim[c->rank - 2];
     p.N = c->dim[c->rank - 1];
     p.K = a->dim[a->rank - (t->transpose_a ? 2 : 1)];
@@ -108,9 +113,6 @@ static inline void tn_product_offsets(const tn_product *p, int64_t i, int64_t *a
     }
 }
 
-static inline int64_t tn_least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+static inline int64_t tn_least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #endif

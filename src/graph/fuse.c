@@ -8,13 +8,13 @@
 
 /* ---- what nodes are ---------------------------------------------------------------------- */
 
-/* The value whose memory an operand of a member is read from: broadcasting happens while
- * reading. */
 int32_t tn_fusion_source(const tn_fusion *f, int32_t id)
 {
-    id = f->same[id];
-    while (f->graph->value[id]->op->id == TN_OP_BROADCAST) id = f->same[f->graph->value[id]->in[0]];
-    return id;
+    for (;;) {
+        id = f->same[id];
+        if (f->graph->value[id]->op->id != TN_OP_BROADCAST && !f->transparent[id]) return id;
+        id = f->graph->value[id]->in[0];
+    }
 }
 
 tn_shape tn_fusion_space(const tn_fusion *f, int32_t id)
@@ -75,6 +75,38 @@ int32_t tn_fusion_find(tn_fusion *f, int32_t g)
 
 int32_t tn_fusion_group_of(tn_fusion *f, int32_t id) { return tn_fusion_find(f, f->group_of[id]); }
 
+/* ---- what is looked through ------------------------------------------------------------ */
+
+static bool is_widening(const tn_fusion *f, int32_t id)
+{
+    const tn_value *v = f->graph->value[id];
+    return v->op->id == TN_OP_CAST && tn_dtype_is_float(v->dtype) &&
+           tn_dtype_size(f->graph->value[v->in[0]]->dtype) < tn_dtype_size(v->dtype);
+}
+
+/* A widening cast is cheaper done again by each reader than stored once and read by all, if they
+ * are all members over its shape. */
+static void find_transparent(tn_fusion *f)
+{
+    for (int32_t id = 1; id < f->graph->count; id++) {
+        const tn_value *v = f->graph->value[id];
+        f->same[id] = tn_fusion_is_identity(v->op->id) ? f->same[v->in[0]] : id;
+        f->transparent[id] = is_widening(f, id);
+    }
+    for (int32_t id = 1; id < f->graph->count; id++) {
+        const tn_value *v = f->graph->value[id];
+        if (tn_fusion_is_identity(v->op->id)) continue;
+        for (int i = 0; i < v->in_count; i++) {
+            int32_t from = f->same[v->in[i]];
+            if (!tn_fusion_is_member(v) ||
+                !tn_shape_equal(tn_fusion_space(f, id), f->graph->value[from]->shape))
+                f->transparent[from] = false;
+        }
+    }
+    for (int i = 0; i < f->program->root_count; i++)
+        if (f->program->root[i]) f->transparent[f->same[f->program->root[i]]] = false;
+}
+
 /* ---- the pass ---------------------------------------------------------------------------- */
 
 tn_status tn_pass_fuse(tn_program *program)
@@ -84,14 +116,18 @@ tn_status tn_pass_fuse(tn_program *program)
     size_t n = (size_t)f.graph->count;
     tn_arena arena = {0};
     f.same = tn_arena_array(&arena, n, sizeof *f.same);
+    f.transparent = tn_arena_array(&arena, n, sizeof *f.transparent);
     f.group_of = tn_arena_array(&arena, n, sizeof *f.group_of);
     f.reach = tn_arena_array(&arena, n, sizeof *f.reach);
     f.last_reader = tn_arena_array(&arena, n, sizeof *f.last_reader);
     f.unit = tn_arena_array(&arena, n, sizeof *f.unit);
     f.number = tn_arena_array(&arena, n, sizeof *f.number);
+    f.cast_in = tn_arena_array(&arena, n, sizeof *f.cast_in);
+    f.fused = tn_arena_array(&arena, n, sizeof *f.fused);
     f.needed = tn_arena_array(&arena, n, sizeof *f.needed);
-    bool allocated = f.same && f.group_of && f.reach && f.last_reader && f.unit && f.number &&
-                     f.needed;
+    bool allocated = f.same && f.transparent && f.group_of && f.reach && f.last_reader && f.unit &&
+                     f.number && f.cast_in && f.fused && f.needed;
+    if (allocated) find_transparent(&f);
     tn_status status = allocated ? tn_fusion_form_groups(&f) : TN_MEMORY;
     if (status == TN_OK) status = tn_fusion_write(&f);
     for (int32_t g = 0; g < f.group_count; g++) free(f.groups[g].outside);

@@ -18,16 +18,11 @@
 #define MOST_IMMEDIATES 44
 #define NEAR 2 /* this many products, norms, ... between two nodes still count as close together */
 
-static bool is_member(const tn_value *v)
-{
-    return tn_is_elementwise(v->op->id) || tn_fusion_is_fold(v);
-}
-
 /* Takes time of its own: not a leaf, a view, or part of a group. */
 static bool is_heavy(const tn_value *v)
 {
     return v->in_count > 0 && !(v->op->flags & (TN_VIEW | TN_EFFECT)) &&
-           v->op->id != TN_OP_RESULT && !is_member(v);
+           v->op->id != TN_OP_RESULT && !tn_fusion_is_member(v);
 }
 
 /* ---- groups ------------------------------------------------------------------------------ */
@@ -66,6 +61,7 @@ static int32_t new_group(tn_fusion *f, int32_t id)
     for (int i = 0; i < v->in_count; i++) {
         int32_t from = tn_fusion_source(f, v->in[i]);
         double x;
+        g->member_count += f->transparent[f->same[v->in[i]]]; /* an instruction more */
         if (tn_fusion_is_immediate(f, from, &x)) g->immediate_count++;
         else if (!reads(g, from)) g->outside[g->outside_count++] = from;
     }
@@ -184,9 +180,9 @@ tn_status tn_fusion_form_groups(tn_fusion *f)
 {
     for (int32_t id = 1; id < f->graph->count; id++) {
         const tn_value *v = f->graph->value[id];
-        f->same[id] = tn_fusion_is_identity(v->op->id) ? f->same[v->in[0]] : id;
         f->group_of[id] = f->last_reader[id] = -1;
-        if (is_member(v)) {
+        if (f->transparent[id]) continue;
+        if (tn_fusion_is_member(v)) {
             TN_TRY(visit_member(f, id));
             continue;
         }

@@ -57,7 +57,7 @@ static tn_status form_units(tn_fusion *f)
     for (int32_t id = 1; id < f->graph->count; id++) {
         const tn_value *v = f->graph->value[id];
         f->unit[id] = v->op->id == TN_OP_RESULT ? v->in[0] : id;
-        if (tn_fusion_is_identity(v->op->id)) continue;
+        if (tn_fusion_is_identity(v->op->id) || f->transparent[id]) continue;
         bool member = f->group_of[id] >= 0;
         for (int i = 0; i < v->in_count; i++) {
             int32_t from = member ? tn_fusion_source(f, v->in[i]) : f->same[v->in[i]];
@@ -70,8 +70,14 @@ static tn_status form_units(tn_fusion *f)
         if (f->program->root[i]) f->needed[f->same[f->program->root[i]]] = true;
     for (int32_t g = 0; g < f->group_count; g++)
         cut_group(f, last, f->group_first[g], f->group_first[g + 1]);
-    for (int32_t id = 1; id < f->graph->count; id++)
+    for (int32_t id = 1; id < f->graph->count; id++) {
+        const tn_value *v = f->graph->value[id];
         if (f->same[id] != id) f->unit[id] = f->unit[f->same[id]];
+        if (f->group_of[id] < 0) continue;
+        bool joined = f->unit[id] != id;
+        for (int i = 0; i < v->in_count; i++) joined = joined || f->transparent[f->same[v->in[i]]];
+        if (joined) f->fused[f->unit[id]] = true;
+    }
     free(last);
     return TN_OK;
 }
@@ -107,14 +113,35 @@ static int32_t constant_number(writer *w, tn_dtype dtype, double x)
 /* Operands carry their kind until all inputs and constants are counted. */
 enum { INPUT = 0, CONSTANT = 1 << 16, RESULT = 2 << 16, NUMBER = (1 << 16) - 1 };
 
+static int32_t operand_of(tn_fusion *f, writer *w, int32_t id, int32_t unit);
+
+/* A transparent cast: an instruction of this unit, written at its first use. */
+static int32_t cast_operand(tn_fusion *f, writer *w, int32_t id, int32_t unit)
+{
+    const tn_value *v = f->graph->value[id];
+    if (f->cast_in[id] != unit) {
+        int32_t from = operand_of(f, w, v->in[0], unit);
+        w->instruction[w->head.instruction_count] = (tn_fused_instruction){
+            .op = TN_OP_CAST,
+            .dtype = (int32_t)v->dtype,
+            .operand_dtype = (int32_t)f->graph->value[v->in[0]]->dtype,
+            .operand = {from, -1, -1}};
+        f->number[id] = w->head.instruction_count++;
+        f->cast_in[id] = unit;
+    }
+    return RESULT | f->number[id];
+}
+
 static int32_t operand_of(tn_fusion *f, writer *w, int32_t id, int32_t unit)
 {
     double x;
-    int32_t from = tn_fusion_source(f, id);
-    if (f->unit[from] == unit && f->group_of[from] >= 0) return RESULT | f->number[from];
-    if (tn_fusion_is_immediate(f, from, &x))
-        return CONSTANT | constant_number(w, f->graph->value[from]->dtype, x);
-    return INPUT | input_number(w, from);
+    id = f->same[id];
+    while (f->graph->value[id]->op->id == TN_OP_BROADCAST) id = f->same[f->graph->value[id]->in[0]];
+    if (f->transparent[id]) return cast_operand(f, w, id, unit);
+    if (f->unit[id] == unit && f->group_of[id] >= 0) return RESULT | f->number[id];
+    if (tn_fusion_is_immediate(f, id, &x))
+        return CONSTANT | constant_number(w, f->graph->value[id]->dtype, x);
+    return INPUT | input_number(w, id);
 }
 
 static int32_t final_number(const writer *w, int32_t operand)
@@ -223,15 +250,16 @@ static void emit_plain(tn_fusion *f, int32_t id)
 
 static tn_status emit(tn_fusion *f, writer *w, int32_t unit)
 {
-    int32_t g = f->group_of[unit], from = 0, to = 0;
-    if (g >= 0) {
-        while (f->member[f->group_first[g] + from] != unit) from++;
-        from += f->group_first[g];
-        for (to = from; to < f->group_first[g + 1] && f->unit[f->member[to]] == unit;) to++;
+    if (!f->fused[unit]) {
+        emit_plain(f, unit);
+        return TN_OK;
     }
-    if (to - from > 1) return emit_fused(f, w, f->member + from, to - from);
-    emit_plain(f, unit);
-    return TN_OK;
+    const int32_t *member = f->member + f->group_first[f->group_of[unit]];
+    const int32_t *end = f->member + f->group_first[f->group_of[unit] + 1];
+    while (*member != unit) member++;
+    int32_t count = 0;
+    while (member + count < end && f->unit[member[count]] == unit) count++;
+    return emit_fused(f, w, member, count);
 }
 
 /* ---- the order of units ------------------------------------------------------------------ */
@@ -263,25 +291,22 @@ static int32_t heap_pop(schedule *s)
     return top;
 }
 
+/* A node that is copied as it is waits for its operands; a fused one for what it reads itself. */
 static void add_edges(const tn_fusion *f, schedule *s)
 {
     for (int32_t id = 1; id < f->graph->count; id++) {
         const tn_value *v = f->graph->value[id];
-        if (tn_fusion_is_identity(v->op->id) || v->op->id == TN_OP_RESULT) continue;
+        if (tn_fusion_is_identity(v->op->id) || v->op->id == TN_OP_RESULT || f->transparent[id])
+            continue;
+        int32_t to = f->unit[id];
         for (int i = 0; i < v->in_count; i++) {
-            int32_t from = f->unit[f->group_of[id] >= 0 ? tn_fusion_source(f, v->in[i])
-                                                        : f->same[v->in[i]]],
-                    to = f->unit[id];
-            /* A member that stays alone is copied as it is, with its broadcast operands. */
-            int32_t direct = f->unit[f->same[v->in[i]]];
-            for (int both = 0; both < 2; both++, from = direct) {
-                if (from == to || (both && direct == f->unit[tn_fusion_source(f, v->in[i])]))
-                    continue;
-                s->to[s->edge_count] = to;
-                s->next[s->edge_count] = s->first[from];
-                s->first[from] = s->edge_count++;
-                s->missing[to]++;
-            }
+            int32_t from =
+                f->unit[f->fused[to] ? tn_fusion_source(f, v->in[i]) : f->same[v->in[i]]];
+            if (from == to) continue;
+            s->to[s->edge_count] = to;
+            s->next[s->edge_count] = s->first[from];
+            s->first[from] = s->edge_count++;
+            s->missing[to]++;
         }
     }
 }
@@ -289,8 +314,7 @@ static void add_edges(const tn_fusion *f, schedule *s)
 static tn_status write_all(tn_fusion *f)
 {
     size_t n = (size_t)f->graph->count, edges = 1;
-    for (int32_t id = 1; id < f->graph->count; id++)
-        edges += 2 * (size_t)f->graph->value[id]->in_count;
+    for (int32_t id = 1; id < f->graph->count; id++) edges += (size_t)f->graph->value[id]->in_count;
     tn_arena arena = {0};
     schedule s = {.edge_count = 1};
     s.missing = tn_arena_array(&arena, n, sizeof(int32_t));
@@ -305,7 +329,7 @@ static tn_status write_all(tn_fusion *f)
     if (status == TN_OK) {
         add_edges(f, &s);
         for (int32_t id = 1; id < f->graph->count; id++)
-            if (f->unit[id] == id && s.missing[id] == 0) heap_push(&s, id);
+            if (f->unit[id] == id && s.missing[id] == 0 && !f->transparent[id]) heap_push(&s, id);
     }
     while (s.heap_count && status == TN_OK && f->rewrite.to->status == TN_OK) {
         int32_t unit = heap_pop(&s);

@@ -23,6 +23,7 @@ typedef struct tn_fusion {
     tn_rewrite rewrite;
     const tn_graph *graph;
     int32_t *same;        /* by id: the value that an identity stands for, or the id itself */
+    bool *transparent;    /* by id: a cast that its readers, all of them members, do themselves */
     int32_t *group_of;    /* by id: index, or -1 */
     int64_t *reach;       /* by id: see fuse_groups.c */
     int32_t *last_reader; /* by id: the latest group that reads it whole, or -1 */
@@ -31,10 +32,12 @@ typedef struct tn_fusion {
     int64_t orders; /* numbers given out */
     int32_t heavy;  /* nodes that take time of their own, visited so far */
     /* units: what is written together */
-    int32_t *unit;   /* by id: id of the unit's first node */
-    int32_t *number; /* by id: place in the member list; while its unit is written, value number */
-    bool *needed;    /* by id: read outside of its unit */
-    int32_t *member; /* ids, group by group, in order */
+    int32_t *unit;    /* by id: id of the unit's first node */
+    int32_t *number;  /* by id: place in the member list; while its unit is written, value number */
+    int32_t *cast_in; /* by id of a transparent cast: the unit in which number[] is its value */
+    bool *fused;      /* by unit: becomes a FUSED node */
+    bool *needed;     /* by id: read outside of its unit */
+    int32_t *member;  /* ids, group by group, in order */
     int32_t *group_first; /* members of g: member[group_first[g]] .. [group_first[g + 1] - 1] */
 } tn_fusion;
 
@@ -48,8 +51,13 @@ static inline bool tn_fusion_is_fold(const tn_value *v)
     return tn_is_reduction(v->op->id) && ((const tn_reduce_attribute *)v->attribute)->axes != 0;
 }
 
-/* The value whose memory an operand of a member is read from: broadcasting happens while
- * reading. */
+static inline bool tn_fusion_is_member(const tn_value *v)
+{
+    return tn_is_elementwise(v->op->id) || tn_fusion_is_fold(v);
+}
+
+/* The value whose memory an operand of a member is read from: broadcasting and transparent casts
+ * happen while reading. */
 int32_t tn_fusion_source(const tn_fusion *f, int32_t id);
 /* The iteration space of a member: what a reduction reduces, else the result's shape. */
 tn_shape tn_fusion_space(const tn_fusion *f, int32_t id);

@@ -1,11 +1,12 @@
-/* Attention, rotary positions and the cache write, the long way round: one query at a time, every formula as it is written. */
+/* Attention, rotary positions and the cache write, the long way round: one query at a time, every
+ * formula as it is written. */
 #include "graph/attention.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- attention -------------------------------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* One call's operands. */
 typedef struct problem {
@@ -34,16 +35,20 @@ static tn_status set_up(problem *p, const tn_step *step, void *const *in, int fi
         p->length = in[at.length];
         for (int64_t b = 0; b < p->s.B; b++)
             if (p->length[b] < 0 || p->length[b] > (double)p->s.M)
-                return tn_fail(TN_INVALID, "attention: length[%lld] is %.0f, but there are %lld keys", (long long)b,
-                               p->length[b], (long long)p->s.M);
+                return tn_fail(TN_INVALID,
+                               "attention: length[%lld] is %.0f, but there are %lld keys",
+                               (long long)b, p->length[b], (long long)p->s.M);
     }
     if (at.offsets >= 0) {
         p->offsets = in[at.offsets];
         p->segments = step->in[at.offsets].dim[0] - 1;
         for (int64_t i = 0; i <= p->segments; i++)
-            if (p->offsets[i] < (i ? p->offsets[i - 1] : 0) || p->offsets[i] > (double)p->s.M || (i == 0 && p->offsets[0] != 0))
-                return tn_fail(TN_INVALID, "attention: offsets[%lld] is %.0f; offsets must rise from 0 to at most %lld",
-                               (long long)i, p->offsets[i], (long long)p->s.M);
+            if (p->offsets[i] < (i ? p->offsets[i - 1] : 0) || p->offsets[i] > (double)p->s.M ||
+                (i == 0 && p->offsets[0] != 0))
+                return tn_fail(
+                    TN_INVALID,
+                    "attention: offsets[%lld] is %.0f; offsets must rise from 0 to at most %lld",
+                    (long long)i, p->offsets[i], (long long)p->s.M);
     }
     return TN_OK;
 }
@@ -88,7 +93,8 @@ static double dot(const double *a, const double *b, int64_t n)
 static double score(const problem *p, int64_t b, int64_t h, int64_t i, int64_t j)
 {
     const tn_attention_sizes *s = &p->s;
-    double value = p->a->scale * dot(p->q + row(p, b, i, h, s->L, s->H), p->k + row(p, b, j, h / s->G, s->M, s->K), s->Q);
+    double value = p->a->scale * dot(p->q + row(p, b, i, h, s->L, s->H),
+                                     p->k + row(p, b, j, h / s->G, s->M, s->K), s->Q);
     const int64_t *stride = p->bias_stride;
     if (p->bias) value += p->bias[b * stride[0] + h * stride[1] + i * stride[2] + j * stride[3]];
     return value;
@@ -106,7 +112,8 @@ static double log_sum(const problem *p, int64_t b, int64_t h, int64_t i)
     return largest + log(sum);
 }
 
-static tn_status attention_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status attention_run(const tn_step *step, void *const *in, void *const *out,
+                               void *workspace)
 {
     (void)workspace;
     problem p;
@@ -131,7 +138,9 @@ static tn_status attention_run(const tn_step *step, void *const *in, void *const
 
 /* With p = softmax(score): d_score = p (d_y.v - sum p d_y.v), and sum p d_y.v = d_y.y.
  * Calls visit for every pair that meets. */
-static void each_pair(const problem *p, void *const *in, void (*visit)(const problem *, void *, int64_t, int64_t, int64_t, int64_t, double, double),
+static void each_pair(const problem *p, void *const *in,
+                      void (*visit)(const problem *, void *, int64_t, int64_t, int64_t, int64_t,
+                                    double, double),
                       void *context)
 {
     const tn_attention_sizes *s = &p->s;
@@ -144,7 +153,8 @@ static void each_pair(const problem *p, void *const *in, void (*visit)(const pro
                 for (int64_t j = 0; j < s->M; j++) {
                     if (!allowed(p, b, i, j)) continue;
                     double weight = exp(score(p, b, h, i, j) - lse[(b * s->H + h) * s->L + i]);
-                    double d_weight = dot(d_y + at, p->v + row(p, b, j, h / s->G, s->M, s->K), s->Q);
+                    double d_weight = dot(d_y + at, p->v + row(p, b, j, h / s->G, s->M, s->K),
+                                          s->Q);
                     visit(p, context, b, h, i, j, weight, weight * (d_weight - delta));
                 }
             }
@@ -155,8 +165,8 @@ typedef struct gradients {
     double *d_q, *d_k, *d_v;
 } gradients;
 
-static void add_gradients(const problem *p, void *context, int64_t b, int64_t h, int64_t i, int64_t j, double weight,
-                          double d_score)
+static void add_gradients(const problem *p, void *context, int64_t b, int64_t h, int64_t i,
+                          int64_t j, double weight, double d_score)
 {
     gradients *g = context;
     const tn_attention_sizes *s = &p->s;
@@ -174,7 +184,8 @@ static void clear(const tn_operand *x, double *value)
     for (int64_t i = 0; i < size; i++) value[i] = 0;
 }
 
-static tn_status attention_grad_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status attention_grad_run(const tn_step *step, void *const *in, void *const *out,
+                                    void *workspace)
 {
     (void)workspace;
     problem p;
@@ -185,15 +196,16 @@ static tn_status attention_grad_run(const tn_step *step, void *const *in, void *
     return TN_OK;
 }
 
-static void add_bias_gradient(const problem *p, void *context, int64_t b, int64_t h, int64_t i, int64_t j, double weight,
-                              double d_score)
+static void add_bias_gradient(const problem *p, void *context, int64_t b, int64_t h, int64_t i,
+                              int64_t j, double weight, double d_score)
 {
     (void)weight;
     const int64_t *stride = p->bias_stride;
     ((double *)context)[b * stride[0] + h * stride[1] + i * stride[2] + j * stride[3]] += d_score;
 }
 
-static tn_status attention_bias_grad_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status attention_bias_grad_run(const tn_step *step, void *const *in, void *const *out,
+                                         void *workspace)
 {
     (void)workspace;
     problem p;
@@ -203,7 +215,7 @@ static tn_status attention_bias_grad_run(const tn_step *step, void *const *in, v
     return TN_OK;
 }
 
-/* ---- rotary positions ------------------------------------------------------------------------------------------- */
+/* ---- rotary positions ------------------------------------------------------------------------ */
 
 static tn_status rope_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
@@ -219,9 +231,11 @@ static tn_status rope_run(const tn_step *step, void *const *in, void *const *out
         for (int64_t h = 0; h < heads; h++, from += width, to += width) {
             for (int64_t c = a->rotary; c < width; c++) to[c] = from[c];
             for (int64_t i = 0; i < half; i++) {
-                double angle = position[t % places] * pow(a->base, -2.0 * (double)i / (double)a->rotary);
+                double angle = position[t % places] *
+                               pow(a->base, -2.0 * (double)i / (double)a->rotary);
                 double cosine = cos(angle), sine = a->inverse ? -sin(angle) : sin(angle);
-                int64_t one = a->interleaved ? 2 * i : i, two = a->interleaved ? 2 * i + 1 : i + half;
+                int64_t one = a->interleaved ? 2 * i : i,
+                        two = a->interleaved ? 2 * i + 1 : i + half;
                 double first = from[one], second = from[two];
                 to[one] = first * cosine - second * sine;
                 to[two] = second * cosine + first * sine;
@@ -230,9 +244,10 @@ static tn_status rope_run(const tn_step *step, void *const *in, void *const *out
     return TN_OK;
 }
 
-/* ---- cache ------------------------------------------------------------------------------------------------------ */
+/* ---- cache ----------------------------------------------------------------------------------- */
 
-static tn_status cache_write_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status cache_write_run(const tn_step *step, void *const *in, void *const *out,
+                                 void *workspace)
 {
     (void)workspace;
     const tn_operand *base = &step->in[0], *values = &step->in[1];
@@ -243,8 +258,9 @@ static tn_status cache_write_run(const tn_step *step, void *const *in, void *con
     if (to != in[0]) memcpy(to, in[0], (size_t)(sequences * room * row_size) * sizeof *to);
     for (int64_t b = 0; b < sequences; b++) {
         if (start[b] < 0 || start[b] + (double)length > (double)room)
-            return tn_fail(TN_INVALID, "cache_write: start[%lld] is %.0f, but %lld rows must fit into %lld", (long long)b,
-                           start[b], (long long)length, (long long)room);
+            return tn_fail(TN_INVALID,
+                           "cache_write: start[%lld] is %.0f, but %lld rows must fit into %lld",
+                           (long long)b, start[b], (long long)length, (long long)room);
         for (int64_t i = 0; i < length * row_size; i++)
             to[(b * room + (int64_t)start[b]) * row_size + i] = from[b * length * row_size + i];
     }

@@ -1,12 +1,13 @@
-/* Sampling and resizing on the reference backend: the definitions of graph/geometry.h, element by element. */
+/* Sampling and resizing on the reference backend: the definitions of graph/geometry.h, element by
+ * element. */
 #include "graph/geometry.h"
 
 #include <math.h>
 
-/* ---- grid sample ------------------------------------------------------------------------------------------- */
+/* ---- grid sample ----------------------------------------------------------------------------- */
 
-/* A coordinate on an axis of `size` pixels: the two pixels around it (-1: counts as 0), their weights, and the weights'
- * derivatives. */
+/* A coordinate on an axis of `size` pixels: the two pixels around it (-1: counts as 0), their
+ * weights, and the weights' derivatives. */
 typedef struct around {
     int64_t pixel[2];
     double weight[2], slope[2];
@@ -106,7 +107,7 @@ static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *co
     return TN_OK;
 }
 
-/* ---- resize -------------------------------------------------------------------------------------------------- */
+/* ---- resize ---------------------------------------------------------------------------------- */
 
 static double keys(double t)
 {
@@ -155,7 +156,8 @@ static void look_at(const tn_resize_attribute *a, axis *x, int64_t i)
     while (x->end > x->first && resize_weight(a, x->N, x->n, i, x->end - 1) == 0) x->end--;
 }
 
-/* target[to] += source[from] * weight over all pairs of elements; backwards: target[from] += source[to] * weight. */
+/* target[to] += source[from] * weight over all pairs of elements; backwards: target[from] +=
+ * source[to] * weight. */
 static void resize_pairs(const tn_step *step, const tn_operand *from, const tn_operand *to,
                          bool backwards, const double *source, double *target)
 {

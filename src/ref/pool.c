@@ -14,7 +14,8 @@ typedef struct sizes {
 
 static sizes sizes_of(const tn_step *step, const tn_operand *x, const tn_operand *y)
 {
-    sizes s = {.g = &((const tn_pool_attribute *)step->attribute)->geometry, .planes = x->dim[0] * x->dim[1]};
+    sizes s = {.g = &((const tn_pool_attribute *)step->attribute)->geometry,
+               .planes = x->dim[0] * x->dim[1]};
     for (int i = 0; i < 3; i++) {
         s.S[i] = i + 2 < x->rank ? x->dim[i + 2] : 1;
         s.O[i] = i + 2 < y->rank ? y->dim[i + 2] : 1;
@@ -22,7 +23,8 @@ static sizes sizes_of(const tn_step *step, const tn_operand *x, const tn_operand
     return s;
 }
 
-/* What is done with a window of one plane; `cell` maps a cell of the window to an element of the plane, or -1 for padding. */
+/* What is done with a window of one plane; `cell` maps a cell of the window to an element of the
+ * plane, or -1 for padding. */
 typedef struct window {
     int64_t cells, inside;
     const int64_t *cell;
@@ -33,7 +35,9 @@ typedef void visit(const window *w, double *x, double *y, double *place, bool co
 static int64_t cell_of(const sizes *s, const int64_t *o, int64_t flat)
 {
     const tn_pool_geometry *g = s->g;
-    int64_t k[3] = {flat / g->kernel[2] / g->kernel[1], flat / g->kernel[2] % g->kernel[1], flat % g->kernel[2]}, at = 0;
+    int64_t k[3] = {flat / g->kernel[2] / g->kernel[1], flat / g->kernel[2] % g->kernel[1],
+                    flat % g->kernel[2]},
+            at = 0;
     for (int i = 0; i < 3; i++) {
         int64_t p = o[i] * g->stride[i] - g->pad_before[i] + k[i];
         if (p < 0 || p >= s->S[i]) return -1;
@@ -43,9 +47,11 @@ static int64_t cell_of(const sizes *s, const int64_t *o, int64_t flat)
 }
 
 /* The window's cells are listed in `cell`, which has room for all of them. */
-static void for_each_window(const sizes *s, double *x, double *y, double *place, int64_t *cell, visit *each)
+static void for_each_window(const sizes *s, double *x, double *y, double *place, int64_t *cell,
+                            visit *each)
 {
-    int64_t cells = s->g->kernel[0] * s->g->kernel[1] * s->g->kernel[2], size = s->S[0] * s->S[1] * s->S[2], at = 0;
+    int64_t cells = s->g->kernel[0] * s->g->kernel[1] * s->g->kernel[2],
+            size = s->S[0] * s->S[1] * s->S[2], at = 0;
     for (int64_t p = 0; p < s->planes; p++)
         for (int64_t o0 = 0; o0 < s->O[0]; o0++)
             for (int64_t o1 = 0; o1 < s->O[1]; o1++)
@@ -113,14 +119,16 @@ static tn_status prepare(tn_step *step)
     return TN_OK;
 }
 
-static tn_status max_pool_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status max_pool_run(const tn_step *step, void *const *in, void *const *out,
+                              void *workspace)
 {
     sizes s = sizes_of(step, &step->in[0], &step->out[0]);
     for_each_window(&s, in[0], out[0], out[1], workspace, maximum);
     return TN_OK;
 }
 
-static tn_status max_pool_grad_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status max_pool_grad_run(const tn_step *step, void *const *in, void *const *out,
+                                   void *workspace)
 {
     sizes s = sizes_of(step, &step->out[0], &step->in[0]);
     zero(out[0], &step->out[0]);
@@ -128,21 +136,24 @@ static tn_status max_pool_grad_run(const tn_step *step, void *const *in, void *c
     return TN_OK;
 }
 
-static tn_status max_pool_take_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status max_pool_take_run(const tn_step *step, void *const *in, void *const *out,
+                                   void *workspace)
 {
     sizes s = sizes_of(step, &step->in[0], &step->out[0]);
     for_each_window(&s, in[0], out[0], in[1], workspace, take);
     return TN_OK;
 }
 
-static tn_status average_pool_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status average_pool_run(const tn_step *step, void *const *in, void *const *out,
+                                  void *workspace)
 {
     sizes s = sizes_of(step, &step->in[0], &step->out[0]);
     for_each_window(&s, in[0], out[0], NULL, workspace, mean);
     return TN_OK;
 }
 
-static tn_status average_pool_grad_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status average_pool_grad_run(const tn_step *step, void *const *in, void *const *out,
+                                       void *workspace)
 {
     sizes s = sizes_of(step, &step->out[0], &step->in[0]);
     zero(out[0], &step->out[0]);
@@ -152,7 +163,8 @@ static tn_status average_pool_grad_run(const tn_step *step, void *const *in, voi
 
 void tn_ref_pool(tn_kernel_table *table)
 {
-    static const tn_kernel max_pool = {.prepare = prepare, .run = max_pool_run}, max_pool_grad = {.prepare = prepare, .run = max_pool_grad_run},
+    static const tn_kernel max_pool = {.prepare = prepare, .run = max_pool_run},
+                           max_pool_grad = {.prepare = prepare, .run = max_pool_grad_run},
                            max_pool_take = {.prepare = prepare, .run = max_pool_take_run},
                            average_pool = {.prepare = prepare, .run = average_pool_run},
                            average_pool_grad = {.prepare = prepare, .run = average_pool_grad_run};

@@ -1,4 +1,5 @@
-/* Shape operations on the reference backend: each output element looks up the input element it comes from. */
+/* Shape operations on the reference backend: each output element looks up the input element it
+ * comes from. */
 #include <string.h>
 
 #include "graph/kernel.h"

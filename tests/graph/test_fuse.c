@@ -190,6 +190,39 @@ static void test_optimiser_step(void **unused)
     tn_state_free(states[1]);
 }
 
+/* f32 values of a whole [64, 64], other than inputs. */
+static int count_copies(const tn_graph *graph)
+{
+    int count = 0;
+    for (int32_t i = 1; i < graph->count; i++) {
+        const tn_value *v = graph->value[i];
+        count += v->dtype == TN_F32 && tn_shape_size(v->shape) == 64 * 64 && v->in_count > 0;
+    }
+    return count;
+}
+
+/* A bf16 gradient is read as it is by its norm and by the update: no f32 copy of it is stored,
+ * unless somebody else needs it. */
+static void test_widening_casts_are_not_stored(void **unused)
+{
+    (void)unused;
+    tn_graph *g = tn_graph_create(NULL);
+    tn_node x = tn_input(g, "x", TN_BF16, TN_SHAPE(64, 64)), p = input(g, "p", TN_SHAPE(64, 64));
+    tn_node d = tn_cast(tn_cumsum(x, 0, false, false), TN_F32);
+    tn_node norm = tn_sum(tn_square(d), TN_ALL_AXES);
+    tn_node update = tn_subtract(p, tn_multiply(d, norm)), mean = tn_mean(d, TN_AXES(0));
+    tn_node only_members[2] = {update, mean};
+    tn_graph *after = fused(g, only_members, 2, TN_NONE);
+    assert_int_equal(count_op(after, TN_OP_CAST), 0);
+    assert_int_equal(count_copies(after), 1); /* the update */
+    tn_graph_free(after);
+    tn_node others_too[2] = {update, tn_cumsum(d, 1, false, false)};
+    after = fused(g, others_too, 2, TN_NONE);
+    assert_int_equal(count_copies(after), 3);
+    tn_graph_free(after);
+    tn_graph_free(g);
+}
+
 static void test_identities_are_seen_through(void **unused)
 {
     (void)unused;
@@ -361,7 +394,7 @@ static tn_node random_node(random_graph *r)
 {
     tn_node a = some(r), b = some(r);
     tn_shape both;
-    switch (pick(r, 14)) {
+    switch (pick(r, 15)) {
     case 0: return tn_sin(a);
     case 1: return tn_sigmoid(a);
     case 2: return tn_affine(a, 0.5, 0.25);
@@ -397,6 +430,7 @@ static tn_node random_node(random_graph *r)
     case 12:
         return tn_rank(a) >= 2 ? tn_cos(tn_swap_axes(tn_swap_axes(tn_sin(a), 0, 1), 0, 1))
                                : tn_stop_gradient(a);
+    case 13: return tn_cast(tn_cast(tn_greater(a, like(a, 2)), TN_U8), TN_F32);
     default: return tn_cast(tn_cast(tn_affine(a, 1, 0), TN_F64), TN_F32);
     }
 }
@@ -602,6 +636,7 @@ int main(void)
         cmocka_unit_test(test_siblings),
         cmocka_unit_test(test_reduction_behind_a_chain),
         cmocka_unit_test(test_optimiser_step),
+        cmocka_unit_test(test_widening_casts_are_not_stored),
         cmocka_unit_test(test_identities_are_seen_through),
         cmocka_unit_test(test_no_cycles),
         cmocka_unit_test(test_different_shapes),

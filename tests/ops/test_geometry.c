@@ -1,5 +1,6 @@
-/* Grid sampling and resizing: values against PyTorch's, gradients to second order, both borders, coordinates that are no numbers,
- * adjoints, channels-last, every kind in one to three dimensions. */
+/* Grid sampling and resizing: values against PyTorch's, gradients to second order, both borders,
+ * coordinates that are no numbers, adjoints, channels-last, every kind in one to three
+ * dimensions. */
 #include "graph_check.h"
 
 #include "golden/geometry.h"
@@ -47,7 +48,7 @@ static void expect_close(const char *what, size_t which, const double *got, cons
                      expected[i]);
 }
 
-/* ---- against PyTorch --------------------------------------------------------------------------------------------- */
+/* ---- against PyTorch ------------------------------------------------------------------------- */
 
 static const struct {
     tn_backend backend;
@@ -109,7 +110,7 @@ static void test_golden_sample(void **state)
         }
 }
 
-/* ---- gradients and backends ---------------------------------------------------------------------------------------- */
+/* ---- gradients and backends ------------------------------------------------------------------ */
 
 typedef struct resize_option {
     int64_t to[3];
@@ -228,7 +229,8 @@ static void test_grid_sample(void **state)
         }
 }
 
-/* Gradients of the gradient by the kernel against those of the decomposition, first order: the fused gradient is right. */
+/* The kernels' values and gradients against those of the decomposition, strange coordinates
+ * included. */
 static void test_sample_decomposition(void **state)
 {
     (void)state;

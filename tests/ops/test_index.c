@@ -1,9 +1,10 @@
-/* Gather, scatter, take, put, segments, sorting: values, gradients to second order, fixed order of sums, and bad indices. */
+/* Gather, scatter, take, put, segments, sorting: values, gradients to second order, fixed order of
+ * sums, and bad indices. */
 #include "graph_check.h"
 
 #include "graph/kernel.h"
 
-/* ---- gradients and backends -------------------------------------------------------------------------------- */
+/* ---- gradients and backends ------------------------------------------------------------------ */
 
 static int build_gather(tn_graph *graph, const tn_node *in, tn_node *out, const void *option)
 {
@@ -227,9 +228,10 @@ static void test_order_gradients(void **state)
     }
 }
 
-/* ---- sorting against the reference --------------------------------------------------------------------------------- */
+/* ---- sorting against the reference ----------------------------------------------------------- */
 
-/* Rows with ties, zeros of both signs, infinities and NaN; values and indices must be the very ones of the reference. */
+/* Rows with ties, zeros of both signs, infinities and NaN; values and indices must be the very ones
+ * of the reference. */
 static void test_order(void **state)
 {
     (void)state;
@@ -308,7 +310,7 @@ static void test_order_by_hand(void **state)
     tn_graph_free(graph);
 }
 
-/* ---- plain values --------------------------------------------------------------------------------------------------------- */
+/* ---- plain values ---------------------------------------------------------------------------- */
 
 static void test_one_hot(void **state)
 {
@@ -425,7 +427,7 @@ static void test_large(void **state)
     tn_graph_free(graph);
 }
 
-/* ---- bad indices ------------------------------------------------------------------------------------------------------------ */
+/* ---- bad indices ----------------------------------------------------------------------------- */
 
 static void expect_failure(tn_graph *graph, tn_node_list feeds, tn_node out,
                            const void *const *values, const char *part)

@@ -1,4 +1,5 @@
-/* Pooling: gradients to second order, the CPU kernels against the reference, ties, NaN, padding, layouts, messages. */
+/* Pooling: gradients to second order, the CPU kernels against the reference, ties, NaN, padding,
+ * layouts, messages. */
 #include "graph_check.h"
 
 typedef struct pool_case {
@@ -39,7 +40,8 @@ static check_case case_of(const pool_case *o, const char *name)
     return c;
 }
 
-/* Numbers that differ from one another (at a tie, differences see half a derivative) and that bf16 holds exactly: up to 512 of them. */
+/* Numbers that differ from one another (at a tie, differences see half a derivative) and that
+ * bf16 holds exactly: up to 512 of them. */
 static double *distinct(tn_shape shape, uint64_t seed)
 {
     int64_t count = tn_shape_size(shape);
@@ -59,13 +61,28 @@ static const pool_case cases[] = {
     {1, 2, 3, {11}, {.kernel = {3}, .stride = {2}, .pad_before = {1}, .pad_after = {2}}, false},
     {1, 1, 1, {1}, {.kernel = {1}}, false},
     {2, 2, 3, {6, 4}, {.kernel = {2, 2}}, false},
-    {2, 1, 5, {7, 8}, {.kernel = {3, 3}, .stride = {2, 2}, .pad_before = {1, 1}, .pad_after = {1, 1}}, false},
+    {2,
+     1,
+     5,
+     {7, 8},
+     {.kernel = {3, 3}, .stride = {2, 2}, .pad_before = {1, 1}, .pad_after = {1, 1}},
+     false},
     {2, 1, 17, {5, 6}, {.kernel = {3, 2}, .stride = {1, 1}}, false},
     {2, 1, 2, {9, 9}, {.kernel = {2, 3}, .stride = {3, 4}}, false},
     {2, 1, 2, {6, 13}, {.kernel = {1, 13}}, false},
-    {2, 1, 2, {16, 14}, {.kernel = {13, 12}, .stride = {1, 2}, .pad_before = {3, 0}, .pad_after = {0, 5}}, false},
+    {2,
+     1,
+     2,
+     {16, 14},
+     {.kernel = {13, 12}, .stride = {1, 2}, .pad_before = {3, 0}, .pad_after = {0, 5}},
+     false},
     {3, 1, 3, {4, 5, 6}, {.kernel = {2, 2, 2}}, false},
-    {3, 2, 2, {5, 4, 5}, {.kernel = {3, 2, 3}, .stride = {2, 1, 1}, .pad_before = {1, 0, 2}, .pad_after = {1, 1, 0}}, false},
+    {3,
+     2,
+     2,
+     {5, 4, 5},
+     {.kernel = {3, 2, 3}, .stride = {2, 1, 1}, .pad_before = {1, 0, 2}, .pad_after = {1, 1, 0}},
+     false},
 };
 
 static void test_pools(void **unused)
@@ -77,7 +94,11 @@ static void test_pools(void **unused)
             o.mean = kind > 0;
             o.g.count_padding = kind == 2;
             char name[40];
-            snprintf(name, sizeof name, "%s %zu", kind == 0 ? "max_pool" : kind == 1 ? "average_pool" : "average_pool with padding", i);
+            snprintf(name, sizeof name, "%s %zu",
+                     kind == 0   ? "max_pool"
+                     : kind == 1 ? "average_pool"
+                                 : "average_pool with padding",
+                     i);
             check_case c = case_of(&o, name);
             double *values = distinct(c.in[0].shape, i);
             c.in[0].values = values;
@@ -103,18 +124,27 @@ static void test_large(void **unused)
 {
     (void)unused;
     for (int mean = 0; mean < 2; mean++) {
-        pool_case o = {2, 3, 35, {40, 37}, {.kernel = {3, 3}, .stride = {2, 2}, .pad_before = {1, 1}, .pad_after = {1, 1}}, mean};
+        pool_case o = {
+            2,
+            3,
+            35,
+            {40, 37},
+            {.kernel = {3, 3}, .stride = {2, 2}, .pad_before = {1, 1}, .pad_after = {1, 1}},
+            mean};
         check_case c = case_of(&o, "large pool");
         check_backend(&c, TN_F32, 1, 1e-5);
         check_backend(&c, TN_BF16, 1, 1e-2);
     }
 }
 
-/* Ties: the gradient goes to the first maximum; NaN wins, the first one; -inf everywhere is a maximum too. */
+/* Ties: the gradient goes to the first maximum; NaN wins, the first one; -inf everywhere is a
+ * maximum too. */
 static void test_max_choice(void **unused)
 {
     (void)unused;
-    static const double tie[] = {1, 2, 2, 0, 2, 2, 1, 1}, missing[] = {1, NAN, 3, NAN, 5, 2, NAN, 0}, low[] = {-INFINITY, -INFINITY, -INFINITY, -1};
+    static const double tie[] = {1, 2, 2, 0, 2, 2, 1, 1},
+                        missing[] = {1, NAN, 3, NAN, 5, 2, NAN, 0},
+                        low[] = {-INFINITY, -INFINITY, -INFINITY, -1};
     static const float at_tie[] = {0, 1, 1, 0, 1, 0, 1, 0};
     pool_case o = {1, 1, 1, {8}, {.kernel = {2}}, false};
     check_case c = case_of(&o, "max_pool ties");
@@ -136,7 +166,9 @@ static void test_max_choice(void **unused)
     for (int i = 0; i < 8; i++) value[i] = (float)tie[i];
     for (int backend = 0; backend < 2; backend++) {
         tn_plan *plan;
-        assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x), .fetches = TN_NODES(d), .backend = (tn_backend)backend), TN_OK);
+        assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x),
+                                    .fetches = TN_NODES(d), .backend = (tn_backend)backend),
+                         TN_OK);
         assert_int_equal(tn_run(plan, (const void *[]){value}, (void *[]){got}), TN_OK);
         for (int i = 0; i < 8; i++) assert_true(got[i] == at_tie[i]);
         tn_plan_free(plan);
@@ -148,7 +180,8 @@ static void test_empty(void **unused)
 {
     (void)unused;
     for (int mean = 0; mean < 2; mean++) {
-        pool_case no_batch = {2, 0, 3, {4, 4}, {.kernel = {2, 2}}, mean}, no_channels = {2, 2, 0, {4, 4}, {.kernel = {2, 2}}, mean};
+        pool_case no_batch = {2, 0, 3, {4, 4}, {.kernel = {2, 2}}, mean},
+                  no_channels = {2, 2, 0, {4, 4}, {.kernel = {2, 2}}, mean};
         check_case c = case_of(&no_batch, "pool without a batch");
         check_run(&c, 1);
         c = case_of(&no_channels, "pool without channels");
@@ -160,7 +193,13 @@ static void test_f64(void **unused)
 {
     (void)unused;
     for (int mean = 0; mean < 2; mean++) {
-        pool_case o = {2, 2, 3, {5, 5}, {.kernel = {3, 3}, .stride = {2, 2}, .pad_before = {1, 1}, .pad_after = {1, 1}}, mean};
+        pool_case o = {
+            2,
+            2,
+            3,
+            {5, 5},
+            {.kernel = {3, 3}, .stride = {2, 2}, .pad_before = {1, 1}, .pad_after = {1, 1}},
+            mean};
         check_case c = case_of(&o, "pool f64");
         check_backend(&c, TN_F64, 1, 1e-12);
     }
@@ -183,18 +222,24 @@ static void test_messages(void **unused)
         refuse(TN_SHAPE(2, 3), TN_F32, two, mean, "3 to 5 dimensions");
         refuse(TN_SHAPE(2, 3, 4, 4), TN_I32, two, mean, "floating-point");
         refuse(TN_SHAPE(2, 3, 4, 1), TN_F32, two, mean, "spatial dimension 1 of size 1");
-        refuse(TN_SHAPE(2, 3, 4, 4), TN_F32, (tn_pool_geometry){.kernel = {2, 0}}, mean, "kernel 0");
-        refuse(TN_SHAPE(2, 3, 4, 4), TN_F32, (tn_pool_geometry){.kernel = {2, 2}, .pad_before = {2, 0}}, mean, "padding be smaller");
-        refuse(TN_SHAPE(2, 3, 4, 4), TN_F32, (tn_pool_geometry){.kernel = {2, 2}, .stride = {-1, 1}}, mean, "stride -1");
+        refuse(TN_SHAPE(2, 3, 4, 4), TN_F32, (tn_pool_geometry){.kernel = {2, 0}}, mean,
+               "kernel 0");
+        refuse(TN_SHAPE(2, 3, 4, 4), TN_F32,
+               (tn_pool_geometry){.kernel = {2, 2}, .pad_before = {2, 0}}, mean,
+               "padding be smaller");
+        refuse(TN_SHAPE(2, 3, 4, 4), TN_F32,
+               (tn_pool_geometry){.kernel = {2, 2}, .stride = {-1, 1}}, mean, "stride -1");
     }
-    refuse(TN_SHAPE(1, 1, 1, 1), TN_F32, (tn_pool_geometry){.kernel = {INT32_MAX / 2, 3}}, false, "do not go with");
+    refuse(TN_SHAPE(1, 1, 1, 1), TN_F32, (tn_pool_geometry){.kernel = {INT32_MAX / 2, 3}}, false,
+           "do not go with");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pools), cmocka_unit_test(test_large), cmocka_unit_test(test_max_choice), cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_f64),   cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_pools),      cmocka_unit_test(test_large),
+        cmocka_unit_test(test_max_choice), cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_f64),        cmocka_unit_test(test_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

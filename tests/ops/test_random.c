@@ -1,4 +1,5 @@
-/* Random nodes: the same numbers on every backend and instruction set, those of tenon/random.h; dropout's gradient; distributions. */
+/* Random nodes: the same numbers on every backend and instruction set, those of tenon/random.h;
+ * dropout's gradient; distributions. */
 #include "graph_check.h"
 
 #include "graph/kernel.h"
@@ -8,7 +9,7 @@ static const uint64_t seed = UINT64_C(0x9e3779b97f4a7c15), stream = UINT64_C(0xf
 
 static tn_random_key key_with(tn_node step) { return (tn_random_key){seed, stream, step}; }
 
-/* ---- numbers ------------------------------------------------------------------------------------------------ */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 typedef struct drawn {
     float *uniform, *normal;
@@ -76,7 +77,8 @@ static void test_numbers(void **state)
     assert_int_equal(tn_stream_at(stream, 0), stream);
 }
 
-/* Box-Muller where its logarithm or cosine is near 0, or the logarithm large: over many words the error stays relative. */
+/* Box-Muller where its logarithm or cosine is near 0, or the logarithm large: over many words the
+ * error stays relative. */
 static void test_normal_is_accurate(void **state)
 {
     (void)state;
@@ -129,7 +131,7 @@ static void test_keys(void **state)
         for (int k = 0; k < i; k++) assert_true(of[0][i] != of[0][k]);
 }
 
-/* ---- dropout ---------------------------------------------------------------------------------------------------- */
+/* ---- dropout --------------------------------------------------------------------------------- */
 
 static int build_dropout(tn_graph *graph, const tn_node *in, tn_node *out, const void *option)
 {
@@ -196,7 +198,7 @@ static void test_dropout_elements(void **state)
     free(ones);
 }
 
-/* ---- categorical --------------------------------------------------------------------------------------------------- */
+/* ---- categorical ----------------------------------------------------------------------------- */
 
 static void test_categorical(void **state)
 {
@@ -240,7 +242,8 @@ static void test_categorical(void **state)
         }
 }
 
-/* Draws follow the softmax: a chi-squared test over 40,000 draws and 6 categories (5 degrees of freedom). */
+/* Draws follow the softmax: a chi-squared test over 40,000 draws and 6 categories (5 degrees of
+ * freedom). */
 static void test_categorical_distribution(void **state)
 {
     (void)state;
@@ -294,7 +297,7 @@ static void test_categorical_corners(void **state)
     }
 }
 
-/* ---- threads and messages --------------------------------------------------------------------------------------------- */
+/* ---- threads and messages -------------------------------------------------------------------- */
 
 static void test_threads(void **state)
 {

@@ -1,7 +1,8 @@
-/* LSTM and GRU sequences: gradients to second order, kernels against the reference and the unrolled form, lengths, clients. */
+/* LSTM and GRU sequences: gradients to second order, kernels against the reference and the unrolled
+ * form, lengths, clients. */
 #include "graph_check.h" /* first: with the macros that record places */
 
-#include "graph/recurrent.h"
+#include "ops/decompositions.h"
 
 typedef struct sequence_case {
     bool gru;
@@ -10,7 +11,8 @@ typedef struct sequence_case {
     enum { ALL = 0, ONLY_Y, ONLY_STATES, ONLY_C } read; /* which results are outputs */
 } sequence_case;
 
-/* Inputs: x, w_input, w_hidden, then b_input, b_hidden, then h0, c0, then length, as far as there are. */
+/* Inputs: x, w_input, w_hidden, then b_input, b_hidden, then h0, c0, then length, as far as there
+ * are. */
 static int build_sequence(tn_graph *graph, const tn_node *in, tn_node *out, const void *option)
 {
     (void)graph;
@@ -21,8 +23,10 @@ static int build_sequence(tn_graph *graph, const tn_node *in, tn_node *out, cons
     if (!c->no_start) start[0] = in[next++];
     if (!c->no_start && !c->gru) start[1] = in[next++];
     if (c->length) length = in[next++];
-    tn_recurrent_result r = c->gru ? tn_gru_sequence(in[0], in[1], in[2], bias[0], bias[1], start[0], length)
-                                   : tn_lstm_sequence(in[0], in[1], in[2], bias[0], bias[1], start[0], start[1], length);
+    tn_recurrent_result r =
+        c->gru
+            ? tn_gru_sequence(in[0], in[1], in[2], bias[0], bias[1], start[0], length)
+            : tn_lstm_sequence(in[0], in[1], in[2], bias[0], bias[1], start[0], start[1], length);
     if (c->read == ALL || c->read == ONLY_Y) out[count++] = r.y;
     if (c->read == ALL || c->read == ONLY_STATES) out[count++] = r.h;
     if (!c->gru && c->read != ONLY_Y) out[count++] = r.c;
@@ -50,7 +54,10 @@ static check_case case_of(const sequence_case *s, const char *name)
     double size = s->N > 4 ? 2 / sqrt((double)s->N) : 1;
     c.in[2].low = -size, c.in[2].high = size;
     if (s->length)
-        c.in[count++] = (check_input){.dtype = TN_I32, .shape = of_clients(s, TN_SHAPE(s->B)), .low = 0, .high = (double)s->L + 2};
+        c.in[count++] = (check_input){.dtype = TN_I32,
+                                      .shape = of_clients(s, TN_SHAPE(s->B)),
+                                      .low = 0,
+                                      .high = (double)s->L + 2};
     c.in_count = count;
     return c;
 }
@@ -131,8 +138,11 @@ static void test_empty(void **state)
 {
     (void)state;
     static const sequence_case cases[] = {
-        {.L = 0, .B = 2, .I = 2, .N = 3}, {.L = 2, .B = 0, .I = 2, .N = 3}, {.L = 2, .B = 2, .I = 0, .N = 3, .no_bias = true},
-        {.L = 2, .B = 2, .I = 2, .N = 3, .P = 0}, {.L = 0, .B = 2, .I = 2, .N = 3, .length = true, .P = 2},
+        {.L = 0, .B = 2, .I = 2, .N = 3},
+        {.L = 2, .B = 0, .I = 2, .N = 3},
+        {.L = 2, .B = 2, .I = 0, .N = 3, .no_bias = true},
+        {.L = 2, .B = 2, .I = 2, .N = 3, .P = 0},
+        {.L = 0, .B = 2, .I = 2, .N = 3, .length = true, .P = 2},
     };
     for (size_t i = 0; i < 2 * (sizeof cases / sizeof *cases); i++) {
         sequence_case s = cases[i / 2];
@@ -142,9 +152,10 @@ static void test_empty(void **state)
     }
 }
 
-/* ---- lengths ---------------------------------------------------------------------------------------------------- */
+/* ---- lengths --------------------------------------------------------------------------------- */
 
-/* A row with a length gives what the shorter sequence gives: outputs, zeros behind them, and the last state. */
+/* A row with a length gives what the shorter sequence gives: outputs, zeros behind them, and the
+ * last state. */
 static void test_lengths(void **state)
 {
     (void)state;
@@ -156,21 +167,27 @@ static void test_lengths(void **state)
         const int64_t size[6] = {L * B * I, width * I, width * N, width, width, B * N};
         for (int i = 0; i < 6; i++) {
             value[i] = calloc((size_t)size[i], sizeof(float));
-            for (int64_t k = 0; k < size[i]; k++) value[i][k] = 2 * tn_random_uniform(8, (uint64_t)i, (uint64_t)k) - 1;
+            for (int64_t k = 0; k < size[i]; k++)
+                value[i][k] = 2 * tn_random_uniform(8, (uint64_t)i, (uint64_t)k) - 1;
         }
         tn_graph *graph = tn_graph_create(NULL);
-        tn_node x = tn_constant(graph, TN_F32, TN_SHAPE(L, B, I), value[0]), w = tn_constant(graph, TN_F32, TN_SHAPE(width, I), value[1]);
-        tn_node u = tn_constant(graph, TN_F32, TN_SHAPE(width, N), value[2]), a = tn_constant(graph, TN_F32, TN_SHAPE(width), value[3]);
-        tn_node b = tn_constant(graph, TN_F32, TN_SHAPE(width), value[4]), h = tn_constant(graph, TN_F32, TN_SHAPE(B, N), value[5]);
+        tn_node x = tn_constant(graph, TN_F32, TN_SHAPE(L, B, I), value[0]),
+                w = tn_constant(graph, TN_F32, TN_SHAPE(width, I), value[1]);
+        tn_node u = tn_constant(graph, TN_F32, TN_SHAPE(width, N), value[2]),
+                a = tn_constant(graph, TN_F32, TN_SHAPE(width), value[3]);
+        tn_node b = tn_constant(graph, TN_F32, TN_SHAPE(width), value[4]),
+                h = tn_constant(graph, TN_F32, TN_SHAPE(B, N), value[5]);
         tn_node limit = tn_constant(graph, TN_I32, TN_SHAPE(B), length), fetch[4 + 2 * L];
-        tn_recurrent_result r = gru ? tn_gru_sequence(x, w, u, a, b, h, limit) : tn_lstm_sequence(x, w, u, a, b, h, h, limit);
+        tn_recurrent_result r = gru ? tn_gru_sequence(x, w, u, a, b, h, limit)
+                                    : tn_lstm_sequence(x, w, u, a, b, h, h, limit);
         int count = 0;
         fetch[count++] = r.y;
         fetch[count++] = r.h;
         tn_recurrent_result shorter[L + 1];
         for (int t = 1; t <= L; t++) {
             tn_node head = tn_slice(x, 0, 0, t, 1);
-            shorter[t] = gru ? tn_gru_sequence(head, w, u, a, b, h, TN_NONE) : tn_lstm_sequence(head, w, u, a, b, h, h, TN_NONE);
+            shorter[t] = gru ? tn_gru_sequence(head, w, u, a, b, h, TN_NONE)
+                             : tn_lstm_sequence(head, w, u, a, b, h, h, TN_NONE);
             fetch[count++] = shorter[t].h;
         }
         fetch[count++] = shorter[L].y;
@@ -185,8 +202,10 @@ static void test_lengths(void **state)
         for (int k = 0; k < B; k++) {
             int steps = length[k] < L ? length[k] : L;
             for (int n = 0; n < N; n++) {
-                for (int t = 0; t < L; t++) assert_float_equal(y[t][k][n], t < steps ? all[t][k][n] : 0, 1e-6);
-                assert_float_equal(last[k][n], steps ? by_length[steps - 1][k][n] : value[5][k * N + n], 1e-6);
+                for (int t = 0; t < L; t++)
+                    assert_float_equal(y[t][k][n], t < steps ? all[t][k][n] : 0, 1e-6);
+                assert_float_equal(last[k][n],
+                                   steps ? by_length[steps - 1][k][n] : value[5][k * N + n], 1e-6);
             }
         }
         tn_plan_free(plan);
@@ -204,90 +223,88 @@ static void test_saturation(void **state)
             float x[1][1][1] = {{{k == 0 ? 1e30F : k == 1 ? -1e30F : NAN}}};
             int64_t gates = gru ? 3 : 4;
             tn_graph *graph = tn_graph_create(NULL);
-            tn_node input = tn_constant(graph, TN_F32, TN_SHAPE(1, 1, 1), x), w = tn_fill(graph, TN_F32, TN_SHAPE(gates, 1), 1);
+            tn_node input = tn_constant(graph, TN_F32, TN_SHAPE(1, 1, 1), x),
+                    w = tn_fill(graph, TN_F32, TN_SHAPE(gates, 1), 1);
             tn_node u = tn_fill(graph, TN_F32, TN_SHAPE(gates, 1), 0);
-            tn_recurrent_result r = gru ? tn_gru_sequence(input, w, u, TN_NONE, TN_NONE, TN_NONE, TN_NONE)
-                                        : tn_lstm_sequence(input, w, u, TN_NONE, TN_NONE, TN_NONE, TN_NONE, TN_NONE);
+            tn_recurrent_result r =
+                gru ? tn_gru_sequence(input, w, u, TN_NONE, TN_NONE, TN_NONE, TN_NONE)
+                    : tn_lstm_sequence(input, w, u, TN_NONE, TN_NONE, TN_NONE, TN_NONE, TN_NONE);
             tn_plan *plan;
             assert_int_equal(tn_compile(&plan, .graph = graph, .fetches = TN_NODES(r.h)), TN_OK);
             float h;
             assert_int_equal(tn_run(plan, NULL, (void *[]){&h}), TN_OK);
-            /* z = 1 keeps h0 = 0; z = 0 takes n = -1. i = o = 1 and g = 1 give tanh(1); i = 0 gives 0. */
+            /* z = 1 keeps h0 = 0; z = 0 takes n = -1. i = o = 1 and g = 1 give tanh(1); i = 0 gives
+             * 0. */
             if (k == 2) assert_true(isnan(h));
-            else assert_float_equal(h, gru ? (k == 0 ? 0 : -1) : (k == 0 ? (float)tanh(1) : 0), 1e-6f);
+            else
+                assert_float_equal(h, gru ? (k == 0 ? 0 : -1) : (k == 0 ? (float)tanh(1) : 0),
+                                   1e-6f);
             tn_plan_free(plan);
             tn_graph_free(graph);
         }
 }
 
-/* ---- decompositions --------------------------------------------------------------------------------------------- */
-
-static void check_decompositions(const check_case *c, uint64_t seed)
-{
-    check_graph g;
-    check_build(c, TN_F64, seed, &g);
-    int32_t count = tn_graph_node_count(g.graph), seen = 0;
-    for (int32_t id = 1; id <= count; id++) {
-        tn_node node = {g.graph, id}, both[2 * TN_MAX_RESULTS];
-        const tn_value *value = tn_value_of(node);
-        tn_op_id op = value->op->id;
-        if (op != TN_OP_LSTM && op != TN_OP_LSTM_GRAD && op != TN_OP_GRU && op != TN_OP_GRU_GRAD) continue;
-        int results = value->result_count;
-        tn_decompose(node, both + results);
-        if (tn_graph_status(g.graph) != TN_OK) fail_msg("%s: %s", c->name, tn_message());
-        for (int r = 0; r < results; r++) both[r] = tn_result(node, r);
-        void *out[2 * TN_MAX_RESULTS];
-        check_fetch(c, &g, both, 2 * results, (tn_compile_options){.backend = TN_REF}, out);
-        for (int r = 0; r < results; r++)
-            check_close(c, "decomposition", r, out[results + r], out[r], tn_shape_size(tn_shape_of(both[r])), 1e-12);
-        for (int i = 0; i < 2 * results; i++) free(out[i]);
-        seen++;
-    }
-    assert_true(seen >= 2);
-    check_free(c, &g);
-}
+/* ---- decompositions -------------------------------------------------------------------------- */
 
 static void test_decompositions(void **state)
 {
     (void)state;
+    static const tn_op_id ops[] = {TN_OP_LSTM, TN_OP_LSTM_GRAD, TN_OP_GRU, TN_OP_GRU_GRAD};
     for (int i = 0; i < 16; i++) {
-        sequence_case s = {.gru = i & 1, .P = i & 2 ? 2 : 0, .L = 4, .B = 3, .I = 2, .N = 3, .length = i & 4, .read = i & 8 ? ONLY_STATES : ALL};
+        sequence_case s = {.gru = i & 1,
+                           .P = i & 2 ? 2 : 0,
+                           .L = 4,
+                           .B = 3,
+                           .I = 2,
+                           .N = 3,
+                           .length = i & 4,
+                           .read = i & 8 ? ONLY_STATES : ALL};
         check_case c = case_of(&s, s.gru ? "gru" : "lstm");
-        check_decompositions(&c, 90 + (uint64_t)i);
+        check_decompositions(&c, 90 + (uint64_t)i, ops, 4, 2);
     }
 }
 
-/* ---- messages --------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static void test_messages(void **state)
 {
     (void)state;
-#define REFUSED(expression, part)                                                                                       \
-    do {                                                                                                                \
-        tn_graph *graph = tn_graph_create(NULL);                                                                        \
-        tn_node x = tn_input(graph, "x", TN_F32, TN_SHAPE(5, 2, 3)), w = tn_input(graph, "w", TN_F32, TN_SHAPE(16, 3)); \
-        tn_node u = tn_input(graph, "u", TN_F32, TN_SHAPE(16, 4)), b = tn_input(graph, "b", TN_F32, TN_SHAPE(16));      \
-        tn_node h = tn_input(graph, "h", TN_F32, TN_SHAPE(2, 4)), none = TN_NONE;                                       \
-        (void)x, (void)w, (void)u, (void)b, (void)h, (void)none;                                                                 \
-        assert_true(tn_is_none((expression).y));                                                                        \
-        check_refused(graph, part);                                                                                     \
-        tn_graph_free(graph);                                                                                           \
+#define REFUSED(expression, part)                                                                  \
+    do {                                                                                           \
+        tn_graph *graph = tn_graph_create(NULL);                                                   \
+        tn_node x = tn_input(graph, "x", TN_F32, TN_SHAPE(5, 2, 3)),                               \
+                w = tn_input(graph, "w", TN_F32, TN_SHAPE(16, 3));                                 \
+        tn_node u = tn_input(graph, "u", TN_F32, TN_SHAPE(16, 4)),                                 \
+                b = tn_input(graph, "b", TN_F32, TN_SHAPE(16));                                    \
+        tn_node h = tn_input(graph, "h", TN_F32, TN_SHAPE(2, 4)), none = TN_NONE;                  \
+        (void)x, (void)w, (void)u, (void)b, (void)h, (void)none;                                   \
+        assert_true(tn_is_none((expression).y));                                                   \
+        check_refused(graph, part);                                                                \
+        tn_graph_free(graph);                                                                      \
     } while (0)
     REFUSED(tn_lstm_sequence(b, w, u, b, b, h, h, none), "x [L, B, I] wants [4N, N]");
     REFUSED(tn_lstm_sequence(tn_cast(x, TN_I32), w, u, b, b, h, h, none), "x is i32");
-    REFUSED(tn_lstm_sequence(x, u, u, b, b, h, h, none), "lstm_sequence: w_input is f32 [16, 4]; it must be floating-point [16, 3] here");
-    REFUSED(tn_gru_sequence(x, w, u, b, b, h, none), "gru_sequence: w_input is f32 [16, 3]; it must be floating-point [12, 3]");
-    REFUSED(tn_lstm_sequence(x, w, tn_slice(u, 0, 0, 8, 1), b, b, h, h, none), "w_hidden is f32 [8, 4]");
+    REFUSED(tn_lstm_sequence(x, u, u, b, b, h, h, none),
+            "lstm_sequence: w_input is f32 [16, 4]; it must be floating-point [16, 3] here");
+    REFUSED(tn_gru_sequence(x, w, u, b, b, h, none),
+            "gru_sequence: w_input is f32 [16, 3]; it must be floating-point [12, 3]");
+    REFUSED(tn_lstm_sequence(x, w, tn_slice(u, 0, 0, 8, 1), b, b, h, h, none),
+            "w_hidden is f32 [8, 4]");
     REFUSED(tn_lstm_sequence(x, w, u, h, b, h, h, none), "b_input is f32 [2, 4]");
     REFUSED(tn_lstm_sequence(x, w, u, b, h, h, h, none), "b_hidden is");
-    REFUSED(tn_lstm_sequence(x, w, u, b, b, b, h, none), "h0 is f32 [16]; it must be floating-point [2, 4] here");
+    REFUSED(tn_lstm_sequence(x, w, u, b, b, b, h, none),
+            "h0 is f32 [16]; it must be floating-point [2, 4] here");
     REFUSED(tn_lstm_sequence(x, w, u, b, b, h, b, none), "c0 is");
-    REFUSED(tn_lstm_sequence(x, w, u, b, b, h, h, b), "length is f32 [16]; it must be i32 [2], one a row");
+    REFUSED(tn_lstm_sequence(x, w, u, b, b, h, h, b),
+            "length is f32 [16]; it must be i32 [2], one a row");
     tn_graph *graph = tn_graph_create(NULL);
-    tn_node x = tn_input(graph, "x", TN_F64, TN_SHAPE(2, 1, 1)), w = tn_fill(graph, TN_F64, TN_SHAPE(4, 1), 1);
+    tn_node x = tn_input(graph, "x", TN_F64, TN_SHAPE(2, 1, 1)),
+            w = tn_fill(graph, TN_F64, TN_SHAPE(4, 1), 1);
     tn_node y = tn_lstm_sequence(x, w, w, TN_NONE, TN_NONE, TN_NONE, TN_NONE, TN_NONE).y;
     tn_plan *plan;
-    assert_int_equal(tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x), .fetches = TN_NODES(y)), TN_UNSUPPORTED);
+    assert_int_equal(
+        tn_compile(&plan, .graph = graph, .feeds = TN_NODES(x), .fetches = TN_NODES(y)),
+        TN_UNSUPPORTED);
     if (!strstr(tn_message(), "does not take f64")) fail_msg("%s", tn_message());
     tn_graph_free(graph);
 }
@@ -295,8 +312,9 @@ static void test_messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small),      cmocka_unit_test(test_large),          cmocka_unit_test(test_random_shapes),
-        cmocka_unit_test(test_empty),      cmocka_unit_test(test_lengths),        cmocka_unit_test(test_saturation),
+        cmocka_unit_test(test_small),          cmocka_unit_test(test_large),
+        cmocka_unit_test(test_random_shapes),  cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_lengths),        cmocka_unit_test(test_saturation),
         cmocka_unit_test(test_decompositions), cmocka_unit_test(test_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,10 +1,10 @@
-/* Shape operations: values and gradients against the reference, odd sizes, strided inputs, every element size, channels-last; the copy
- * engine at every instruction set. */
+/* Shape operations: values and gradients against the reference, odd sizes, strided inputs, every
+ * element size, channels-last; the copy engine at every instruction set. */
 #include "graph_check.h"
 
 #include "graph/kernel.h"
 
-/* ---- gradients and backends ------------------------------------------------------------------------------- */
+/* ---- gradients and backends ------------------------------------------------------------------ */
 
 typedef struct shape_option {
     int64_t a[TN_MAX_RANK], b[TN_MAX_RANK];
@@ -195,7 +195,7 @@ static void test_flip_and_roll(void **state)
     run_case("flip of nothing", TN_SHAPE(3, 0), build_flip, (shape_option){.n = 0}, false);
 }
 
-/* ---- element sizes -------------------------------------------------------------------------------------------- */
+/* ---- element sizes --------------------------------------------------------------------------- */
 
 /* Everything with integers of each size: bytes must come through unchanged. */
 static void test_every_dtype(void **state)
@@ -252,7 +252,7 @@ static void test_every_dtype(void **state)
     }
 }
 
-/* ---- the copy engine ---------------------------------------------------------------------------------------------- */
+/* ---- the copy engine ------------------------------------------------------------------------- */
 
 static tn_status run_kernel(const tn_kernel *kernel, tn_op_id id, const void *attribute,
                             tn_operand *in, tn_operand *out, void *x, void *y)
@@ -275,7 +275,8 @@ static int64_t below(uint64_t *at, int64_t bound)
     return (int64_t)tn_random_below(99, 5, (*at)++, (uint64_t)bound);
 }
 
-/* Dense strides in a random order of dimensions, with gaps if asked; returns the number of elements spanned. */
+/* Dense strides in a random order of dimensions, with gaps if asked; returns the number of elements
+ * spanned. */
 static int64_t random_strides(tn_operand *x, uint64_t *at, bool gaps)
 {
     int order[TN_MAX_RANK];
@@ -490,7 +491,7 @@ static void test_mapped_strides(void **state)
         }
 }
 
-/* ---- messages ---------------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 #define REFUSED(part, expression)                                                                  \
     do {                                                                                           \

@@ -1,20 +1,23 @@
-/* Attention, forward: tiles of keys pass by a block of queries, whose softmax is carried along (running maximum and sum)
- * and whose result is rescaled when the maximum grows. The scores exist only as one tile.
+/* Attention, forward: tiles of keys pass by a block of queries, whose softmax is carried along
+ * (running maximum and sum) and whose result is rescaled when the maximum grows. The scores exist
+ * only as one tile.
  *
- * A task is a block of rows of one unit (see attention_tile.h) and, where there are few rows and many keys (decoding), one
- * chunk of its keys; chunks are joined afterwards in order. Tasks depend on shapes and lengths only, each writes its own
- * part, and whichever thread is free takes the next: results do not depend on the number of threads.
+ * A task is a block of rows of one unit (see attention_tile.h) and, where there are few rows and
+ * many keys (decoding), one chunk of its keys; chunks are joined afterwards in order. Tasks depend
+ * on shapes and lengths only, each writes its own part, and whichever thread is free takes the
+ * next: results do not depend on the number of threads.
  *
  * Everything is computed in f32, in powers of two: the queries are scaled by scale * log2(e) once.
- * Source: Dao et al. 2022 (tiles, online softmax); Dao 2023 (one normalisation at the end); Shazeer 2019 (shared keys). */
+ * Source: Dao et al. 2022 (tiles, online softmax); Dao 2023 (one normalisation at the end); Shazeer
+ * 2019 (shared keys). */
 #include "cpu/simd/attention_decode.h"
 
 enum {
-    KEYS = 128,          /* keys of a tile: 32 KB of keys and as much of values at Q = 64, in L2 */
-    DECODE_KEYS = 16,    /* the same when decoding: more rows a page apart would throw each other out of L1 */
-    ROWS = 32,           /* rows whose scores of one tile (16 KB) stay in L1 between the two products */
+    KEYS = 128,       /* keys of a tile: 32 KB of keys and as much of values at Q = 64, in L2 */
+    DECODE_KEYS = 16, /* when decoding: more rows a page apart would throw each other out of L1 */
+    ROWS = 32, /* rows whose scores of one tile (16 KB) stay in L1 between the two products */
     BLOCK_FLOATS = 1 << 14, /* queries of a block: 64 KB, and as much for its results */
-    AHEAD = 32,          /* keys between asking for a row and reading it */
+    AHEAD = 32,             /* keys between asking for a row and reading it */
     ENOUGH_TASKS = 16,
     SMALL_WORK = 400000, /* FLOP below which waking another thread costs more than it brings */
 };
@@ -22,23 +25,24 @@ enum {
 typedef struct forward_plan {
     tn_attention_sizes s;
     head_rows q, k, v, y;
-    int64_t width;                  /* Q rounded up to whole vectors */
-    int64_t per_head, together;     /* rows of one key head; key heads of a unit: 1, or when decoding more */
-    int64_t rows, block, blocks;    /* rows of a unit; of a block; blocks of a unit */
-    int64_t chunks;                 /* pieces of the context */
-    int64_t tasks, keys;            /* keys of a tile */
-    int64_t slots, slot_floats;     /* concurrent scratch areas */
+    int64_t width;               /* Q rounded up to whole vectors */
+    int64_t per_head;            /* rows of one key head */
+    int64_t together;            /* key heads of a unit: 1, or when decoding more */
+    int64_t rows, block, blocks; /* rows of a unit; of a block; blocks of a unit */
+    int64_t chunks;              /* pieces of the context */
+    int64_t tasks, keys;         /* keys of a tile */
+    int64_t slots, slot_floats;  /* concurrent scratch areas */
 } forward_plan;
 
 /* One scratch area. */
 typedef struct forward_scratch {
-    float *q, *o;        /* [block][width] */
-    float *m, *l;        /* [block] running maximum (base 2) and sum */
-    float *kt;           /* [width][keys] */
-    float *v;            /* [keys][width] */
-    float *k;            /* [TN_VEC][width] */
-    float *score;        /* [ROWS, or the block when decoding][keys] */
-    key_range *range;    /* [block] */
+    float *q, *o;     /* [block][width] */
+    float *m, *l;     /* [block] running maximum (base 2) and sum */
+    float *kt;        /* [width][keys] */
+    float *v;         /* [keys][width] */
+    float *k;         /* [TN_VEC][width] */
+    float *score;     /* [ROWS, or the block when decoding][keys] */
+    key_range *range; /* [block] */
 } forward_scratch;
 
 typedef struct forward_call {
@@ -56,7 +60,8 @@ static int64_t lay_out(const forward_plan *p, float *base, forward_scratch *out)
     int64_t block = tn_round_up(p->block, 16), width = p->width, keys = p->keys;
     bool decode = p->per_head <= DECODE_ROWS;
     int64_t tile = decode ? 0 : keys * width, scores = (decode ? block : ROWS) * keys;
-    int64_t sizes[] = {block * width, block * width, block, block, tile, tile, TN_VEC * width, scores, 3 * block};
+    int64_t sizes[] = {block * width, block * width,  block,  block,    tile,
+                       tile,          TN_VEC * width, scores, 3 * block};
     float *at[9];
     int64_t total = 0;
     for (int i = 0; i < 9; i++) {
@@ -64,7 +69,14 @@ static int64_t lay_out(const forward_plan *p, float *base, forward_scratch *out)
         total += tn_round_up(sizes[i], 16);
     }
     if (out)
-        *out = (forward_scratch){.q = at[0], .o = at[1], .m = at[2], .l = at[3], .kt = at[4], .v = at[5], .k = at[6], .score = at[7],
+        *out = (forward_scratch){.q = at[0],
+                                 .o = at[1],
+                                 .m = at[2],
+                                 .l = at[3],
+                                 .kt = at[4],
+                                 .v = at[5],
+                                 .k = at[6],
+                                 .score = at[7],
                                  .range = (key_range *)(void *)at[8]};
     return total;
 }
@@ -76,26 +88,32 @@ typedef struct row_place {
 
 static row_place place_of(const forward_plan *p, int64_t unit, int64_t row)
 {
-    int64_t units = p->s.K / p->together, key_head = unit % units * p->together + row / p->per_head, rest = row % p->per_head;
+    int64_t units = p->s.K / p->together, key_head = unit % units * p->together + row / p->per_head,
+            rest = row % p->per_head;
     return (row_place){unit / units, rest / p->s.G, key_head * p->s.G + rest % p->s.G};
 }
 
-/* ---- one tile --------------------------------------------------------------------------------------------------- */
+/* ---- one tile -------------------------------------------------------------------------------- */
 
-/* Scores of up to TN_VEC rows to 2^(score - maximum), with the rows' sums and results brought to the new maximum. One
- * vector holds one number per row: the lanes of all rows' maxima and sums are folded together, not row by row. */
-static void soften_rows(const forward_scratch *x, int64_t r, int count, float *score, int64_t keys, int64_t columns, int64_t width)
+/* Scores of up to TN_VEC rows to 2^(score - maximum), with the rows' sums and results brought to
+ * the new maximum. One vector holds one number per row: the lanes of all rows' maxima and sums are
+ * folded together, not row by row. */
+static void soften_rows(const forward_scratch *x, int64_t r, int count, float *score, int64_t keys,
+                        int64_t columns, int64_t width)
 {
     tn_vec lanes[TN_VEC];
     float shrink[TN_VEC], base[TN_VEC];
     for (int i = 0; i < TN_VEC; i++) {
         const float *row = score + i * keys;
         tn_vec top = tn_vec_all(-INFINITY);
-        for (int64_t j = 0; j < columns && i < count; j += TN_VEC) top = tn_vec_max(tn_load(row + j), top);
+        for (int64_t j = 0; j < columns && i < count; j += TN_VEC)
+            top = tn_vec_max(tn_load(row + j), top);
         lanes[i] = top;
     }
-    tn_vec before = tn_vec_load_part(TN_F32, x->m, r, count), maximum = tn_vec_max(largest_of_each(lanes), before);
-    tn_vec bases = tn_vec_keep(maximum != -INFINITY, maximum), shrinks = tn_vec_exp2(before - bases);
+    tn_vec before = tn_vec_load_part(TN_F32, x->m, r, count),
+           maximum = tn_vec_max(largest_of_each(lanes), before);
+    tn_vec bases = tn_vec_keep(maximum != -INFINITY, maximum),
+           shrinks = tn_vec_exp2(before - bases);
     tn_vec_store_part(TN_F32, x->m, r, maximum, count);
     tn_store(base, bases);
     tn_store(shrink, shrinks);
@@ -113,13 +131,15 @@ static void soften_rows(const forward_scratch *x, int64_t r, int count, float *s
     tn_vec_store_part(TN_F32, x->l, r, sum, count);
     for (int i = 0; i < count; i++) {
         float *result = x->o + (r + i) * width;
-        for (int64_t c = 0; c < width && shrink[i] != 1; c += TN_VEC) tn_store(result + c, tn_load(result + c) * shrink[i]);
+        for (int64_t c = 0; c < width && shrink[i] != 1; c += TN_VEC)
+            tn_store(result + c, tn_load(result + c) * shrink[i]);
     }
 }
 
-/* Scores of rows r .. r+count-1 of the block, with keys from `start` on: masked and made weights. */
-static void weigh(const forward_call *call, const forward_scratch *x, int64_t unit, int64_t first_row, int64_t r, int64_t count,
-                  int64_t start, int64_t columns)
+/* Scores of rows r .. r+count-1 of the block, with keys from `start` on: masked and made
+ * weights. */
+static void weigh(const forward_call *call, const forward_scratch *x, int64_t unit,
+                  int64_t first_row, int64_t r, int64_t count, int64_t start, int64_t columns)
 {
     const forward_plan *p = call->plan;
     bool plain = !call->masks.bias && !call->masks.key_mask;
@@ -127,72 +147,92 @@ static void weigh(const forward_call *call, const forward_scratch *x, int64_t un
         key_range range = x->range[r + i];
         if (plain && range.low <= start && range.high >= start + columns) continue;
         row_place at = place_of(p, unit, first_row + r + i);
-        mask_row(&call->masks, x->score + i * p->keys, columns, start, range, at.b, at.head, at.position);
+        mask_row(&call->masks, x->score + i * p->keys, columns, start, range, at.b, at.head,
+                 at.position);
     }
     for (int64_t i = 0; i < count; i += TN_VEC)
-        soften_rows(x, r + i, (int)(count - i < TN_VEC ? count - i : TN_VEC), x->score + i * p->keys, p->keys, columns, p->width);
+        soften_rows(x, r + i, (int)(count - i < TN_VEC ? count - i : TN_VEC),
+                    x->score + i * p->keys, p->keys, columns, p->width);
 }
 
 /* Rows r .. r+count-1 of the block meet keys [tile, tile + tile_keys), which lie in kt and v. */
-static void attend_tile(const forward_call *call, const forward_scratch *x, int64_t unit, int64_t first_row, int64_t r, int64_t count,
-                        int64_t tile, int64_t tile_keys)
+static void attend_tile(const forward_call *call, const forward_scratch *x, int64_t unit,
+                        int64_t first_row, int64_t r, int64_t count, int64_t tile,
+                        int64_t tile_keys)
 {
     const forward_plan *p = call->plan;
     key_range all = keys_of(x->range + r, count);
-    int64_t low = all.low > tile ? all.low - tile : 0, high = all.high - tile < tile_keys ? all.high - tile : tile_keys;
+    int64_t low = all.low > tile ? all.low - tile : 0,
+            high = all.high - tile < tile_keys ? all.high - tile : tile_keys;
     if (high <= low) return;
     int64_t start = low - low % TN_VEC, columns = tn_round_up(high - start, TN_VEC);
-    tn_multiply_rows(count, columns, p->s.Q, x->q + r * p->width, p->width, x->kt + start, p->keys, x->score, p->keys, false);
+    tn_multiply_rows(count, columns, p->s.Q, x->q + r * p->width, p->width, x->kt + start, p->keys,
+                     x->score, p->keys, false);
     weigh(call, x, unit, first_row, r, count, tile + start, columns);
-    tn_multiply_rows(count, p->width, high - low, x->score + (low - start), p->keys, x->v + low * p->width, p->width,
-                     x->o + r * p->width, p->width, true);
+    tn_multiply_rows(count, p->width, high - low, x->score + (low - start), p->keys,
+                     x->v + low * p->width, p->width, x->o + r * p->width, p->width, true);
 }
 
 /* The same for all rows of a unit of few rows, with keys and values where they lie. */
-static void decode_tile(const forward_call *call, const forward_scratch *x, int64_t unit, int64_t tile, int64_t count)
+static void decode_tile(const forward_call *call, const forward_scratch *x, int64_t unit,
+                        int64_t tile, int64_t count)
 {
     const forward_plan *p = call->plan;
     row_place at = place_of(p, unit, 0);
     int64_t key_head = at.head / p->s.G, per = p->per_head, width = p->width, keys = p->keys;
-    decode_rows k = {.stride = p->k.position, .count = count}, v = {.stride = p->v.position, .count = count};
+    decode_rows k = {.stride = p->k.position, .count = count},
+                v = {.stride = p->v.position, .count = count};
     for (int64_t n = 0; n < p->together; n++) {
         k.first = head_row(&p->k, call->k, at.b, tile, key_head + n);
-        decode_scores(per, p->s.Q, x->q + n * per * width, width, &k, x->score + n * per * keys, keys, p->k.dtype);
+        decode_scores(per, p->s.Q, x->q + n * per * width, width, &k, x->score + n * per * keys,
+                      keys, p->k.dtype);
     }
     weigh(call, x, unit, 0, 0, p->rows, tile, tn_round_up(count, TN_VEC));
     for (int64_t n = 0; n < p->together; n++) {
         v.first = head_row(&p->v, call->v, at.b, tile, key_head + n);
-        decode_values(per, p->s.Q, x->score + n * per * keys, keys, &v, x->o + n * per * width, width, p->v.dtype);
+        decode_values(per, p->s.Q, x->score + n * per * keys, keys, &v, x->o + n * per * width,
+                      width, p->v.dtype);
     }
 }
 
 /* Keys [tile, tile + count) as kt [Q][keys] (columns padded with zeros) and v [count][width]. */
-static void load_tile(const forward_call *call, const forward_scratch *x, int64_t b, int64_t key_head, int64_t tile, int64_t count)
+static void load_tile(const forward_call *call, const forward_scratch *x, int64_t b,
+                      int64_t key_head, int64_t tile, int64_t count)
 {
     const forward_plan *p = call->plan;
     int64_t width = p->width, bytes = p->s.Q * (p->k.dtype == TN_F32 ? 4 : 2), last = p->s.M - 1;
     bool direct = p->k.dtype == TN_F32 && width == p->s.Q;
     for (int64_t j = 0; j < count; j += TN_VEC) {
-        int64_t some = count - j < TN_VEC ? count - j : TN_VEC, stride = direct ? p->k.position : width;
+        int64_t some = count - j < TN_VEC ? count - j : TN_VEC,
+                stride = direct ? p->k.position : width;
         for (int64_t i = j; i < j + some; i++) {
             int64_t ahead = tile + i + AHEAD < last ? tile + i + AHEAD : last;
             ask_for(head_row(&p->k, call->k, b, ahead, key_head), bytes);
             ask_for(head_row(&p->v, call->v, b, ahead, key_head), bytes);
-            if (!direct) widen(x->k + (i - j) * width, head_row(&p->k, call->k, b, tile + i, key_head), p->k.dtype, p->s.Q, width, 1);
-            widen(x->v + i * width, head_row(&p->v, call->v, b, tile + i, key_head), p->v.dtype, p->s.Q, width, 1);
+            if (!direct)
+                widen(x->k + (i - j) * width, head_row(&p->k, call->k, b, tile + i, key_head),
+                      p->k.dtype, p->s.Q, width, 1);
+            widen(x->v + i * width, head_row(&p->v, call->v, b, tile + i, key_head), p->v.dtype,
+                  p->s.Q, width, 1);
         }
-        transpose_tile(x->kt + j, p->keys, direct ? head_row(&p->k, call->k, b, tile + j, key_head) : x->k, stride, some, width);
+        transpose_tile(x->kt + j, p->keys,
+                       direct ? head_row(&p->k, call->k, b, tile + j, key_head) : x->k, stride,
+                       some, width);
     }
 }
 
-/* ---- one task --------------------------------------------------------------------------------------------------- */
+/* ---- one task -------------------------------------------------------------------------------- */
 
-static void write_row(const forward_call *call, row_place at, const float *o, float maximum, float sum)
+static void write_row(const forward_call *call, row_place at, const float *o, float maximum,
+                      float sum)
 {
     const forward_plan *p = call->plan;
     const tn_attention_sizes *s = &p->s;
-    narrow(head_row_out(&p->y, call->y, at.b, at.position, at.head), o, p->y.dtype, s->Q, sum == 0 ? 0 : 1 / sum);
-    call->lse[(at.b * s->H + at.head) * s->L + at.position] = sum == 0 ? INFINITY : (maximum + log2f(sum)) * LN_2;
+    narrow(head_row_out(&p->y, call->y, at.b, at.position, at.head), o, p->y.dtype, s->Q,
+           sum == 0 ? 0 : 1 / sum);
+    call->lse[(at.b * s->H + at.head) * s->L + at.position] = sum == 0
+                                                                  ? INFINITY
+                                                                  : (maximum + log2f(sum)) * LN_2;
 }
 
 static void attend(const forward_call *call, int64_t task, float *scratch)
@@ -201,7 +241,8 @@ static void attend(const forward_call *call, int64_t task, float *scratch)
     const tn_attention_sizes *s = &p->s;
     forward_scratch x;
     lay_out(p, scratch, &x);
-    int64_t chunk = task % p->chunks, unit = task / p->chunks / p->blocks, first = task / p->chunks % p->blocks * p->block;
+    int64_t chunk = task % p->chunks, unit = task / p->chunks / p->blocks,
+            first = task / p->chunks % p->blocks * p->block;
     int64_t rows = p->rows - first < p->block ? p->rows - first : p->block, width = p->width;
     int64_t row_bytes = s->Q * (p->q.dtype == TN_F32 ? 4 : 2);
     float factor = (float)(call->masks.attribute->scale * LOG2_E);
@@ -212,7 +253,8 @@ static void attend(const forward_call *call, int64_t task, float *scratch)
         int64_t ahead = at.position + AHEAD < s->L ? at.position + AHEAD : s->L - 1;
         ask_for(head_row(&p->q, call->q, b, ahead, at.head), row_bytes);
         ask_to_write(head_row_out(&p->y, call->y, b, at.position, at.head), row_bytes);
-        widen(x.q + r * width, head_row(&p->q, call->q, b, at.position, at.head), p->q.dtype, s->Q, width, factor);
+        widen(x.q + r * width, head_row(&p->q, call->q, b, at.position, at.head), p->q.dtype, s->Q,
+              width, factor);
         x.m[r] = -INFINITY;
         x.l[r] = 0;
     }
@@ -258,7 +300,8 @@ static void work(void *context, int64_t begin, int64_t end)
         for (;;) { /* late blocks first: with causal masks they have the most keys */
             int64_t taken = atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed);
             if (taken >= call->plan->tasks) break;
-            attend(call, call->plan->tasks - 1 - taken, call->scratch + slot * call->plan->slot_floats);
+            attend(call, call->plan->tasks - 1 - taken,
+                   call->scratch + slot * call->plan->slot_floats);
         }
 }
 
@@ -272,8 +315,10 @@ static void join(void *context, int64_t begin, int64_t end)
         int64_t unit = block / p->blocks, first = block % p->blocks * p->block;
         int64_t rows = p->rows - first < p->block ? p->rows - first : p->block;
         for (int64_t r = 0; r < rows; r++) {
-            float *sum = call->partial + (block * p->chunks * p->block + r) * row_floats, maximum = sum[width];
-            for (int64_t c = 1; c < p->chunks; c++) maximum = fmaxf(maximum, sum[c * p->block * row_floats + width]);
+            float *sum = call->partial + (block * p->chunks * p->block + r) * row_floats,
+                  maximum = sum[width];
+            for (int64_t c = 1; c < p->chunks; c++)
+                maximum = fmaxf(maximum, sum[c * p->block * row_floats + width]);
             if (maximum == -INFINITY) maximum = 0;
             for (int64_t c = 0; c < p->chunks; c++) {
                 const float *part = sum + c * p->block * row_floats;
@@ -286,10 +331,17 @@ static void join(void *context, int64_t begin, int64_t end)
     }
 }
 
-static tn_status attention_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status attention_run(const tn_step *step, void *const *in, void *const *out,
+                               void *workspace)
 {
     const forward_plan *p = step->prepared;
-    forward_call call = {.plan = p, .q = in[0], .k = in[1], .v = in[2], .y = out[0], .lse = out[1], .scratch = workspace};
+    forward_call call = {.plan = p,
+                         .q = in[0],
+                         .k = in[1],
+                         .v = in[2],
+                         .y = out[0],
+                         .lse = out[1],
+                         .scratch = workspace};
     TN_TRY(attention_masks_of(&call.masks, step, in, 3));
     call.partial = call.scratch + p->slots * p->slot_floats;
     tn_parallel(p->slots, 1, work, &call);
@@ -297,7 +349,7 @@ static tn_status attention_run(const tn_step *step, void *const *in, void *const
     return TN_OK;
 }
 
-/* ---- planning --------------------------------------------------------------------------------------------------- */
+/* ---- planning -------------------------------------------------------------------------------- */
 
 /* How the work is cut: from the shapes alone. */
 static void plan_tasks(forward_plan *p)
@@ -372,8 +424,10 @@ void TN_ISA(tn_cpu_rope)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_attention)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_attention)(tn_kernel_table *table)
 {
-    static const tn_kernel attention = {
-        .layouts = attention_layouts, .prepare = attention_prepare, .run = attention_run, .release = release};
+    static const tn_kernel attention = {.layouts = attention_layouts,
+                                        .prepare = attention_prepare,
+                                        .run = attention_run,
+                                        .release = release};
     table->kernel[TN_OP_ATTENTION] = &attention;
     TN_ISA(tn_cpu_attention_backward)(table);
     TN_ISA(tn_cpu_rope)(table);

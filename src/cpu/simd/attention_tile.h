@@ -1,9 +1,10 @@
-/* The pieces that attention's forward and backward kernels share: where operands lie, which keys a query may read, tiles
- * in f32, and the exponential.
+/* The pieces that attention's forward and backward kernels share: where operands lie, which keys a
+ * query may read, tiles in f32, and the exponential.
  *
- * A unit is one sequence and one key/value head. Its rows are the queries of all heads that read this key head, ordered by
- * position first: row r is position r / G of head r % G. So rows that lie together read nearly the same keys, and a key
- * tile that is brought into cache serves all heads of its group. */
+ * A unit is one sequence and one key/value head. Its rows are the queries of all heads that read
+ * this key head, ordered by position first: row r is position r / G of head r % G. So rows that lie
+ * together read nearly the same keys, and a key tile that is brought into cache serves all heads of
+ * its group. */
 #ifndef TN_CPU_SIMD_ATTENTION_TILE_H
 #define TN_CPU_SIMD_ATTENTION_TILE_H
 
@@ -21,12 +22,9 @@
 #define LOG2_E 1.44269504088896340736 /* in f64: TN_LOG2_E is rounded */
 #define LN_2 0.69314718055994530942F
 
-static inline int64_t at_least_one(int64_t n)
-{
-    return n > 0 ? n : 1;
-}
+static inline int64_t at_least_one(int64_t n) { return n > 0 ? n : 1; }
 
-/* ---- operands --------------------------------------------------------------------------------------------------- */
+/* ---- operands -------------------------------------------------------------------------------- */
 
 /* Where the head rows of a [B, L, H, Q] or packed [T, H, Q] operand lie; strides in elements. */
 typedef struct head_rows {
@@ -45,12 +43,14 @@ static inline int64_t head_row_offset(const head_rows *x, int64_t b, int64_t pos
     return (b * x->batch + position * x->position + head * x->head) * (x->dtype == TN_F32 ? 4 : 2);
 }
 
-static inline const void *head_row(const head_rows *x, const void *base, int64_t b, int64_t position, int64_t head)
+static inline const void *head_row(const head_rows *x, const void *base, int64_t b,
+                                   int64_t position, int64_t head)
 {
     return (const char *)base + head_row_offset(x, b, position, head);
 }
 
-static inline void *head_row_out(const head_rows *x, void *base, int64_t b, int64_t position, int64_t head)
+static inline void *head_row_out(const head_rows *x, void *base, int64_t b, int64_t position,
+                                 int64_t head)
 {
     return (char *)base + head_row_offset(x, b, position, head);
 }
@@ -67,7 +67,8 @@ typedef struct attention_masks {
 } attention_masks;
 
 /* Fills in the masks and checks what only the run knows. */
-static inline tn_status attention_masks_of(attention_masks *m, const tn_step *step, void *const *in, int first)
+static inline tn_status attention_masks_of(attention_masks *m, const tn_step *step, void *const *in,
+                                           int first)
 {
     memset(m, 0, sizeof *m);
     m->attribute = step->attribute;
@@ -84,8 +85,8 @@ static inline tn_status attention_masks_of(attention_masks *m, const tn_step *st
         m->length = in[at.length];
         for (int64_t b = 0; b < m->s.B; b++)
             if (m->length[b] < 0 || m->length[b] > m->s.M)
-                return tn_fail(TN_INVALID, "attention: length[%lld] is %d, but there are %lld keys", (long long)b,
-                               (int)m->length[b], (long long)m->s.M);
+                return tn_fail(TN_INVALID, "attention: length[%lld] is %d, but there are %lld keys",
+                               (long long)b, (int)m->length[b], (long long)m->s.M);
     }
     if (at.offsets >= 0) {
         m->offsets = in[at.offsets];
@@ -93,15 +94,16 @@ static inline tn_status attention_masks_of(attention_masks *m, const tn_step *st
         for (int64_t i = 0; i <= m->segments; i++)
             if (m->offsets[i] < (i ? m->offsets[i - 1] : 0) || m->offsets[i] > m->s.M ||
                 (i == 0 && m->offsets[0] != 0))
-                return tn_fail(TN_INVALID,
-                               "attention: offsets[%lld] is %d; offsets must rise from 0 to at most %lld", (long long)i,
-                               (int)m->offsets[i], (long long)m->s.M);
+                return tn_fail(
+                    TN_INVALID,
+                    "attention: offsets[%lld] is %d; offsets must rise from 0 to at most %lld",
+                    (long long)i, (int)m->offsets[i], (long long)m->s.M);
     }
     return TN_OK;
 }
 
-/* Queries, keys and values may lie anywhere as long as a head's row is contiguous: slices of one product, transposed
- * views. */
+/* Queries, keys and values may lie anywhere as long as a head's row is contiguous: slices of one
+ * product, transposed views. */
 static inline tn_layout head_rows_layout(const tn_operand *x)
 {
     int last = x->rank - 1;
@@ -120,19 +122,24 @@ static inline tn_status attention_supports(const tn_step *step)
 {
     tn_dtype dtype = step->in[0].dtype;
     if (dtype == TN_F32 || dtype == TN_BF16 || dtype == TN_F16) return TN_OK;
-    return tn_fail(TN_UNSUPPORTED, "the CPU kernel computes in f32 and does not take %s; cast, or use the reference backend",
-                   tn_dtype_name(dtype));
+    return tn_fail(
+        TN_UNSUPPORTED,
+        "the CPU kernel computes in f32 and does not take %s; cast, or use the reference backend",
+        tn_dtype_name(dtype));
 }
 
-/* ---- which keys a row reads ------------------------------------------------------------------------------------- */
+/* ---- which keys a row reads ------------------------------------------------------------------ */
 
-/* Keys [low, high) and, for packed sequences, where the segment begins (so that tiles are cut there). */
+/* Keys [low, high) and, for packed sequences, where the segment begins (so that tiles are cut
+ * there). */
 typedef struct key_range {
     int32_t low, high, segment;
 } key_range;
 
-/* Every rule but key_mask and bias is an interval. `hint`: a segment at or before the position's, kept between calls. */
-static inline key_range key_range_of(const attention_masks *m, int64_t b, int64_t position, int64_t *hint)
+/* Every rule but key_mask and bias is an interval. `hint`: a segment at or before the position's,
+ * kept between calls. */
+static inline key_range key_range_of(const attention_masks *m, int64_t b, int64_t position,
+                                     int64_t *hint)
 {
     const tn_attention_attribute *a = m->attribute;
     int64_t low = 0, high = m->s.M, at = position + m->s.M - m->s.L, segment = 0;
@@ -166,7 +173,8 @@ static inline int64_t segment_hint(const attention_masks *m, int64_t position)
 }
 
 /* The ranges of rows [first, first + count) of a unit. */
-static inline void key_ranges(const attention_masks *m, int64_t b, int64_t first, int64_t count, key_range *range)
+static inline void key_ranges(const attention_masks *m, int64_t b, int64_t first, int64_t count,
+                              key_range *range)
 {
     int64_t hint = m->offsets ? segment_hint(m, first / m->s.G) : 0, done = -1;
     for (int64_t r = 0; r < count; r++) {
@@ -197,18 +205,20 @@ static inline key_range keys_of(const key_range *range, int64_t rows)
     return all;
 }
 
-/* ---- masks ------------------------------------------------------------------------------------------------------ */
+/* ---- masks ----------------------------------------------------------------------------------- */
 
-/* Adds bias and masks to the scores of keys first .. first+count-1 of one row; scores[] begins at key `start`. */
-static inline void mask_row(const attention_masks *m, float *score, int64_t columns, int64_t start, key_range range, int64_t b, int64_t h,
-                     int64_t position)
+/* Adds bias and masks to the scores of keys first .. first+count-1 of one row; scores[] begins at
+ * key `start`. */
+static inline void mask_row(const attention_masks *m, float *score, int64_t columns, int64_t start,
+                            key_range range, int64_t b, int64_t h, int64_t position)
 {
     int64_t low = range.low > start ? range.low - start : 0, high = range.high - start;
     if (high > columns) high = columns;
     if (high < low) high = low = 0;
     if (m->bias) {
         const int64_t *stride = m->bias_stride;
-        const float *bias = m->bias + b * stride[0] + h * stride[1] + position * stride[2] + start * stride[3];
+        const float *bias = m->bias + b * stride[0] + h * stride[1] + position * stride[2] +
+                            start * stride[3];
         for (int64_t j = low; j < high; j++) score[j] += (float)LOG2_E * bias[j * stride[3]];
     }
     if (m->key_mask) {
@@ -219,27 +229,34 @@ static inline void mask_row(const attention_masks *m, float *score, int64_t colu
     for (int64_t j = high; j < columns; j++) score[j] = -INFINITY;
 }
 
-/* ---- tiles ------------------------------------------------------------------------------------------------------ */
+/* ---- tiles ----------------------------------------------------------------------------------- */
 
-TN_VEC_INLINE void widen_as(float *to, const void *from, int64_t count, int64_t padded, float factor, tn_dtype dtype)
+TN_VEC_INLINE void widen_as(float *to, const void *from, int64_t count, int64_t padded,
+                            float factor, tn_dtype dtype)
 {
     int64_t i = 0;
     for (; i + TN_VEC <= count; i += TN_VEC) tn_store(to + i, tn_vec_load(dtype, from, i) * factor);
-    if (i < count) tn_store(to + i, tn_vec_load_part(dtype, from, i, (int)(count - i)) * factor), i += TN_VEC;
+    if (i < count)
+        tn_store(to + i, tn_vec_load_part(dtype, from, i, (int)(count - i)) * factor), i += TN_VEC;
     for (; i < padded; i += TN_VEC) tn_store(to + i, (tn_vec){0});
 }
 
 /* One row to f32 times `factor`, zeros up to `padded`, a multiple of TN_VEC. */
-static inline void widen(float *to, const void *from, tn_dtype dtype, int64_t count, int64_t padded, float factor)
+static inline void widen(float *to, const void *from, tn_dtype dtype, int64_t count, int64_t padded,
+                         float factor)
 {
     TN_FOR_FLOAT(dtype, widen_as, to, from, count, padded, factor);
 }
 
-TN_VEC_INLINE void narrow_as(void *to, const float *from, int64_t count, float factor, tn_dtype dtype)
+TN_VEC_INLINE void narrow_as(void *to, const float *from, int64_t count, float factor,
+                             tn_dtype dtype)
 {
     int64_t i = 0;
     for (; i + TN_VEC <= count; i += TN_VEC) tn_vec_store(dtype, to, i, tn_load(from + i) * factor);
-    if (i < count) tn_vec_store_part(dtype, to, i, tn_vec_load_part(TN_F32, from, i, (int)(count - i)) * factor, (int)(count - i));
+    if (i < count)
+        tn_vec_store_part(dtype, to, i,
+                          tn_vec_load_part(TN_F32, from, i, (int)(count - i)) * factor,
+                          (int)(count - i));
 }
 
 /* The way back. */
@@ -248,8 +265,8 @@ static inline void narrow(void *to, const float *from, tn_dtype dtype, int64_t c
     TN_FOR_FLOAT(dtype, narrow_as, to, from, count, factor);
 }
 
-/* Asks for a row that is wanted soon. Heads lie side by side, so the rows of one head are often pages apart, where the
- * machine does not guess by itself. */
+/* Asks for a row that is wanted soon. Heads lie side by side, so the rows of one head are often
+ * pages apart, where the machine does not guess by itself. */
 static inline void ask_for(const void *row, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)row + i);
@@ -271,13 +288,14 @@ static inline void ask_to_write(void *row, int64_t bytes)
 #define ALL(f, w) FOUR(f, 0, w)
 #endif
 
-/* Swaps the blocks of w x w off the diagonal of every 2w x 2w block: doing it for w = 1, 2, 4 ... transposes. */
+/* Swaps the blocks of w x w off the diagonal of every 2w x 2w block: doing it for w = 1, 2, 4 ...
+ * transposes. */
 #define SWAP_BLOCKS(w)                                                                             \
     do {                                                                                           \
         TN_UNROLL                                                                                  \
-        for (int i = 0; i < TN_VEC; i++)                                                         \
+        for (int i = 0; i < TN_VEC; i++)                                                           \
             if (!(i & (w))) {                                                                      \
-                tn_vec above = x[i], below = x[i + (w)];                                         \
+                tn_vec above = x[i], below = x[i + (w)];                                           \
                 x[i] = __builtin_shufflevector(above, below, ALL(LOW, w));                         \
                 x[i + (w)] = __builtin_shufflevector(above, below, ALL(HIGH, w));                  \
             }                                                                                      \
@@ -295,8 +313,8 @@ TN_VEC_INLINE void transpose_lanes(tn_vec x[TN_VEC])
 #endif
 }
 
-/* One lane per vector: lane i of the result is the sum (the largest) of the lanes of x[i], which is used up. Pairs of vectors
- * are folded into one, then pairs of pairs. Sums have one order. */
+/* One lane per vector: lane i of the result is the sum (the largest) of the lanes of x[i], which is
+ * used up. Pairs of vectors are folded into one, then pairs of pairs. Sums have one order. */
 #define FOLD(w, join)                                                                              \
     do {                                                                                           \
         TN_UNROLL                                                                                  \
@@ -305,11 +323,20 @@ TN_VEC_INLINE void transpose_lanes(tn_vec x[TN_VEC])
                         __builtin_shufflevector(x[i], x[i + (w)], ALL(HIGH, w)));                  \
     } while (0)
 #if TN_VEC == 16
-#define FOLD_ALL(join) FOLD(1, join); FOLD(2, join); FOLD(4, join); FOLD(8, join)
+#define FOLD_ALL(join)                                                                             \
+    FOLD(1, join);                                                                                 \
+    FOLD(2, join);                                                                                 \
+    FOLD(4, join);                                                                                 \
+    FOLD(8, join)
 #elif TN_VEC == 8
-#define FOLD_ALL(join) FOLD(1, join); FOLD(2, join); FOLD(4, join)
+#define FOLD_ALL(join)                                                                             \
+    FOLD(1, join);                                                                                 \
+    FOLD(2, join);                                                                                 \
+    FOLD(4, join)
 #else
-#define FOLD_ALL(join) FOLD(1, join); FOLD(2, join)
+#define FOLD_ALL(join)                                                                             \
+    FOLD(1, join);                                                                                 \
+    FOLD(2, join)
 #endif
 #define ADD(a, b) ((a) + (b))
 
@@ -325,10 +352,10 @@ TN_VEC_INLINE tn_vec largest_of_each(tn_vec x[TN_VEC])
     return x[0];
 }
 
-/* to[column][row] of from[row][column]: `rows` rows, padded with zeros to a multiple of TN_VEC; `columns` columns, of
- * which a multiple of TN_VEC can be read and written. */
-static inline void transpose_tile(float *restrict to, int64_t to_row, const float *restrict from, int64_t from_row, int64_t rows,
-                                  int64_t columns)
+/* to[column][row] of from[row][column]: `rows` rows, padded with zeros to a multiple of TN_VEC;
+ * `columns` columns, of which a multiple of TN_VEC can be read and written. */
+static inline void transpose_tile(float *restrict to, int64_t to_row, const float *restrict from,
+                                  int64_t from_row, int64_t rows, int64_t columns)
 {
     for (int64_t r = 0; r < rows; r += TN_VEC)
         for (int64_t c = 0; c < columns; c += TN_VEC) {

@@ -1,4 +1,5 @@
-/* Copies between any two layouts, at the speed of memory: contiguous rows, fills, 2-D transposes in blocks, and what is left. */
+/* Copies between any two layouts, at the speed of memory: contiguous rows, fills, 2-D transposes in
+ * blocks, and what is left. */
 #include "cpu/simd/copy.h"
 
 #include <stdlib.h>
@@ -16,7 +17,7 @@ typedef uint16_t word2 __attribute__((may_alias));
 typedef uint32_t word4 __attribute__((may_alias));
 typedef uint64_t word8 __attribute__((may_alias));
 
-/* ---- making ready ------------------------------------------------------------------------------------------ */
+/* ---- making ready ---------------------------------------------------------------------------- */
 
 static void swap(tn_copy *c, int a, int b)
 {
@@ -110,7 +111,7 @@ void TN_ISA(tn_copy_make)(tn_copy *c, const tn_operand *from, const tn_operand *
     cut(c);
 }
 
-/* ---- pieces of a panel --------------------------------------------------------------------------------------- */
+/* ---- pieces of a panel ----------------------------------------------------------------------- */
 
 typedef struct panel {
     const unsigned char *in;
@@ -264,7 +265,7 @@ static void copy_panel(const tn_copy *c, const panel *p)
     }
 }
 
-/* ---- running --------------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 typedef struct run {
     const tn_copy *copy;
@@ -326,7 +327,7 @@ void TN_ISA(tn_copy_strided)(const tn_operand *from, const void *in, const tn_op
     TN_ISA(tn_copy_run)(&copy, in, out);
 }
 
-/* ---- the kernel --------------------------------------------------------------------------------------------------- */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
 static void any_to_rows(const tn_step *step, tn_layout *in, tn_layout *out)
 {

@@ -1,13 +1,13 @@
-/* Copies between any two layouts: what the planner changes layouts with, and what the shape operations are made of.
- * Compiled once per instruction set. */
+/* Copies between any two layouts: what the planner changes layouts with, and what the shape
+ * operations are made of. Compiled once per instruction set. */
 #ifndef TN_CPU_SIMD_COPY_H
 #define TN_CPU_SIMD_COPY_H
 
 #include "graph/kernel.h"
 
-/* A copy made ready: dimensions sorted by the target's strides, merged where both sides are contiguous, and cut into
- * pieces. The last two dimensions are the panel that the inner loops walk. Strides in bytes; the source's may be 0 or
- * negative. */
+/* A copy made ready: dimensions sorted by the target's strides, merged where both sides are
+ * contiguous, and cut into pieces. The last two dimensions are the panel that the inner loops walk.
+ * Strides in bytes; the source's may be 0 or negative. */
 typedef struct tn_copy {
     int kind, rank;
     int64_t size; /* of an element: 1, 2, 4 or 8 */
@@ -49,7 +49,8 @@ static inline void tn_copy_bytes(unsigned char *to, const unsigned char *from, i
     }
 }
 
-/* Lies as channels-last and not also as row-major: dimension 1 is innermost, whatever gaps there are. */
+/* Lies as channels-last and not also as row-major: dimension 1 is innermost, whatever gaps there
+ * are. */
 static inline bool tn_prefers_channels_last(const tn_operand *x)
 {
     if (x->rank < 3 || x->dim[1] < 2 || x->stride[1] != 1) return false;

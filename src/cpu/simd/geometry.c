@@ -1,8 +1,9 @@
-/* Bilinear samples of an image at points, and their gradients. What is computed exactly: graph/geometry.h.
+/* Bilinear samples of an image at points, and their gradients. What is computed exactly:
+ * graph/geometry.h.
  *
- * Points are taken in blocks of 64: where their four pixels lie and how much each counts is found once for all channels. Channels-last
- * images stay so: a pixel is then one contiguous run of channels. f32 arithmetic for f32, bf16 and f16; f64 is left to the reference
- * kernels. */
+ * Points are taken in blocks of 64: where their four pixels lie and how much each counts is found
+ * once for all channels. Channels-last images stay so: a pixel is then one contiguous run of
+ * channels. f32 arithmetic for f32, bf16 and f16; f64 is left to the reference kernels. */
 #include <math.h>
 #include <string.h>
 
@@ -30,7 +31,7 @@ INLINE void store(void *x, int64_t i, float value, tn_dtype dtype)
     else ((uint16_t *)x)[i] = dtype == TN_BF16 ? tn_bf16_from_f32(value) : tn_f16_from_f32(value);
 }
 
-/* ---- where points lie ------------------------------------------------------------------------------------------- */
+/* ---- where points lie ------------------------------------------------------------------------ */
 
 /* Corner k of a point is pixel (y0 + k / 2, x0 + k % 2). */
 typedef struct points {
@@ -39,13 +40,13 @@ typedef struct points {
     float slope_x[4][BLOCK], slope_y[4][BLOCK]; /* the weights' derivatives */
 } points;
 
-/* One coordinate: clamped, cut into pixel and rest. `moves`: 0 where the clamped coordinate does not follow. */
+/* One coordinate: clamped, cut into pixel and rest. `moves`: 0 where the clamped coordinate does
+ * not follow. */
 INLINE int32_t cut(float x, float last, int clamp, float *rest, float *moves)
 {
     float low = clamp ? 0 : -2, high = clamp ? last : last + 2;
-    x = x == x ? x : -INFINITY;
     *moves = !clamp || (x >= 0 && x <= last) ? 1 : 0;
-    x = x > low ? x : low;
+    x = x > low ? x : low; /* NaN too */
     x = x < high ? x : high;
     float whole = floorf(x);
     *rest = x - whole;
@@ -82,7 +83,7 @@ INLINE void locate_as(const float *grid, int64_t count, int32_t H, int32_t W, in
     }
 }
 
-/* ---- jobs ---------------------------------------------------------------------------------------------------------- */
+/* ---- jobs ------------------------------------------------------------------------------------ */
 
 typedef struct job {
     const void *image, *d_out;
@@ -131,7 +132,7 @@ INLINE float pixel_at(const void *plane, int64_t base, int32_t at, tn_dtype dtyp
     return at < 0 ? 0 : value;
 }
 
-/* ---- samples ---------------------------------------------------------------------------------------------------------- */
+/* ---- samples --------------------------------------------------------------------------------- */
 
 INLINE void sample_as(const job *j, int64_t begin, int64_t end, tn_dtype dtype)
 {
@@ -199,9 +200,10 @@ static tn_status grid_sample(const tn_step *step, void *const *in, void *const *
     return TN_OK;
 }
 
-/* ---- gradients ------------------------------------------------------------------------------------------------------------ */
+/* ---- gradients ------------------------------------------------------------------------------- */
 
-/* d_grid of a block: the products of d_out with each corner, summed over the channels in order, then times the slopes. */
+/* d_grid of a block: the products of d_out with each corner, summed over the channels in order,
+ * then times the slopes. */
 INLINE void grid_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype dtype)
 {
     points p;
@@ -256,7 +258,8 @@ static void grid_gradient_blocks(void *context, int64_t begin, int64_t end)
     else grid_gradient_as(j, begin, end, TN_F16);
 }
 
-/* d_image of a group of channels of an image: points in order, so that every pixel's sum has a fixed order. */
+/* d_image of a group of channels of an image: points in order, so that every pixel's sum has a
+ * fixed order. */
 INLINE void image_gradient_as(const job *j, int64_t begin, int64_t end, tn_dtype dtype)
 {
     points p;
@@ -326,7 +329,7 @@ static tn_status grid_sample_grad(const tn_step *step, void *const *in, void *co
     return TN_OK;
 }
 
-/* ---- kernels ---------------------------------------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 /* d_out is wanted as the image lies: then pixels and points are walked alike. */
 static void layouts(const tn_step *step, tn_layout *in, tn_layout *out)

@@ -1,7 +1,8 @@
 /* Gather and scatter, take and put, one-hot rows.
  *
- * Every element of a result is made by one thread, in an order that depends on the shapes and indices alone: so results do not
- * depend on the number of threads. Sums of bf16 and f16 are kept in f32 and rounded once. */
+ * Every element of a result is made by one thread, in an order that depends on the shapes and
+ * indices alone: so results do not depend on the number of threads. Sums of bf16 and f16 are kept
+ * in f32 and rounded once. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +27,7 @@ static int axis_of(const tn_step *step)
 
 static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
 
-/* ---- indices ------------------------------------------------------------------------------------------------- */
+/* ---- indices --------------------------------------------------------------------------------- */
 
 static inline int64_t index_at(const void *index, tn_dtype dtype, int64_t i)
 {
@@ -67,7 +68,7 @@ static tn_status check_index(const tn_step *step, const void *index, tn_dtype dt
     return bad_index(step, index_at(index, dtype, i), i, n);
 }
 
-/* ---- gather ------------------------------------------------------------------------------------------------------ */
+/* ---- gather ---------------------------------------------------------------------------------- */
 
 /* What the loops of one run need. */
 typedef struct job {
@@ -112,10 +113,11 @@ static job job_of(const tn_step *step, void *const *in, void *const *out, const 
     }
 DEFINE_GATHER(1)
 DEFINE_GATHER(2)
-DEFINE_GATHER(4) DEFINE_GATHER(8)
+DEFINE_GATHER(4)
+DEFINE_GATHER(8)
 
-    /* Items: rows (o, k) of the result. */
-    static void gather_rows(void *context, int64_t begin, int64_t end)
+/* Items: rows (o, k) of the result. */
+static void gather_rows(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
     int64_t bytes = j->v.inner * j->size;
@@ -145,9 +147,10 @@ static tn_status gather(const tn_step *step, void *const *in, void *const *out, 
     return TN_OK;
 }
 
-/* ---- scatter add --------------------------------------------------------------------------------------------------- */
+/* ---- scatter add ----------------------------------------------------------------------------- */
 
-/* Sorts the positions 0..count-1 by their index: positions of index i are order[start[i]] .. order[start[i+1]-1], ascending. */
+/* Sorts the positions 0..count-1 by their index: positions of index i are order[start[i]] ..
+ * order[start[i+1]-1], ascending. */
 static void sort_positions(const job *j, uint32_t *start, uint32_t *order)
 {
     int64_t n = j->v.n;
@@ -158,7 +161,8 @@ static void sort_positions(const job *j, uint32_t *start, uint32_t *order)
         order[start[index_at(j->index, j->index_dtype, k) + 1]++] = (uint32_t)k;
 }
 
-/* Items: chunks of columns, of all rows in turn: a few popular rows do not keep one thread from its share. */
+/* Items: chunks of columns, of all rows in turn: a few popular rows do not keep one thread from its
+ * share. */
 static void scatter_items(void *context, int64_t begin, int64_t end)
 {
     const job *j = context;
@@ -211,7 +215,7 @@ static tn_status scatter_add(const tn_step *step, void *const *in, void *const *
     return TN_OK;
 }
 
-/* ---- take along, put along -------------------------------------------------------------------------------------------- */
+/* ---- take along, put along ------------------------------------------------------------------- */
 
 /* Items: rows (o, k) of the result. */
 #define DEFINE_TAKE(bytes)                                                                         \
@@ -232,10 +236,10 @@ static tn_status scatter_add(const tn_step *step, void *const *in, void *const *
     }
 DEFINE_TAKE(1)
 DEFINE_TAKE(2)
-DEFINE_TAKE(4) DEFINE_TAKE(8)
+DEFINE_TAKE(4)
+DEFINE_TAKE(8)
 
-    static tn_status
-    take_along(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status take_along(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
     (void)workspace;
     int axis = axis_of(step);
@@ -250,7 +254,8 @@ DEFINE_TAKE(4) DEFINE_TAKE(8)
     return TN_OK;
 }
 
-/* Items: (o, strip of columns). bf16 and f16 are added up in the workspace, one f32 for each element of the result. */
+/* Items: (o, strip of columns). bf16 and f16 are added up in the workspace, one f32 for each
+ * element of the result. */
 #define STRIP 64
 
 /* Adds value (o, k, i) to element (o, index, i), for the columns first .. first+width-1. */
@@ -327,7 +332,7 @@ static tn_status put_along(const tn_step *step, void *const *in, void *const *ou
     return TN_OK;
 }
 
-/* ---- one hot ---------------------------------------------------------------------------------------------------------------- */
+/* ---- one hot --------------------------------------------------------------------------------- */
 
 static void one_hot_rows(void *context, int64_t begin, int64_t end)
 {

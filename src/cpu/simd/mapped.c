@@ -1,6 +1,6 @@
-/* Unslice, pad, flip and roll: every dimension of the output reads the input through a map of its own. And padding's adjoint.
- * Any dtype by the size of its elements, but for the adjoint, which adds. */
-#include <math.h>
+/* Unslice, pad, flip and roll: every dimension of the output reads the input through a map of its
+ * own. And padding's adjoint. Any dtype by the size of its elements, but for the adjoint, which
+ * adds. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,7 +34,7 @@ static void as_it_lies(const tn_step *step, tn_layout *in, tn_layout *out)
     out[0] = tn_prefers_channels_last(&step->in[0]) ? TN_CHANNELS_LAST : TN_ROWS;
 }
 
-/* ---- maps ---------------------------------------------------------------------------------------------------- */
+/* ---- maps ------------------------------------------------------------------------------------ */
 
 /* A run of elements of the innermost dimension. Bytes, but for count. */
 typedef struct piece {
@@ -42,8 +42,9 @@ typedef struct piece {
     bool constant;
 } piece;
 
-/* out[i, j, ..] = in[map0(i), map1(j), ..], or the constant where a map says so. Outer dimensions have tables of byte offsets (-1: the
- * constant; NULL: read straight through), the innermost one has pieces. Strides in bytes. */
+/* out[i, j, ..] = in[map0(i), map1(j), ..], or the constant where a map says so. Outer dimensions
+ * have tables of byte offsets (-1: the constant; NULL: read straight through), the innermost one
+ * has pieces. Strides in bytes. */
 typedef struct mapped {
     int outer;
     int64_t dim[TN_MAX_RANK], from[TN_MAX_RANK], to[TN_MAX_RANK];
@@ -106,7 +107,8 @@ static uint64_t bits_of(tn_dtype dtype, double value)
     }
 }
 
-/* Dimensions in the output's memory order; those that are read straight through and lie alike on both sides become one. */
+/* Dimensions in the output's memory order; those that are read straight through and lie alike on
+ * both sides become one. */
 typedef struct merged_dimension {
     int d;                  /* whose map; -1: identity */
     int64_t size, from, to; /* strides in bytes */
@@ -147,8 +149,8 @@ static int64_t source_offset(const tn_step *step, const merged_dimension *m, int
     return from < 0 ? -1 : from * m->from;
 }
 
-/* Runs of the innermost dimension: constant, or with a fixed stride, and short enough to be shared between cores. Returns how many;
- * writes them unless `out` is NULL. */
+/* Runs of the innermost dimension: constant, or with a fixed stride, and short enough to be shared
+ * between cores. Returns how many; writes them unless `out` is NULL. */
 static int64_t cut_pieces(const tn_step *step, const merged_dimension *m, int64_t size, piece *out)
 {
     int64_t count = 0, most = 65536 / size;
@@ -229,9 +231,10 @@ static tn_status mapped_prepare(tn_step *step)
     }
 DEFINE_PIECE(1)
 DEFINE_PIECE(2)
-DEFINE_PIECE(4) DEFINE_PIECE(8)
+DEFINE_PIECE(4)
+DEFINE_PIECE(8)
 
-    static void fill(unsigned char *to, uint64_t bits, int64_t count, int64_t size)
+static void fill(unsigned char *to, uint64_t bits, int64_t count, int64_t size)
 {
     if (size == 1) fill1(to, bits, count);
     if (size == 2) fill2(to, bits, count);
@@ -296,10 +299,11 @@ static tn_status mapped_run(const tn_step *step, void *const *in, void *const *o
     return TN_OK;
 }
 
-/* ---- the adjoint of reflecting and edge padding --------------------------------------------------------------------- */
+/* ---- the adjoint of reflecting and edge padding ---------------------------------------------- */
 
-/* Which elements of d_out add up in one element of d_in, dimension by dimension: all combinations of the dimensions' lists. Constant
- * padding is the case of one element each, and is a slice (above). Dimensions in d_in's memory order. */
+/* Which elements of d_out add up in one element of d_in, dimension by dimension: all combinations
+ * of the dimensions' lists. Constant padding is the case of one element each, and is a slice
+ * (above). Dimensions in d_in's memory order. */
 typedef struct fold {
     int rank;
     int64_t dim[TN_MAX_RANK], from[TN_MAX_RANK], to[TN_MAX_RANK]; /* strides in elements */
@@ -319,7 +323,8 @@ static int64_t copied_element(const tn_pad_attribute *a, int d, int64_t n, int64
     return i < 0 ? -i : i < n ? i : 2 * (n - 1) - i;
 }
 
-/* A counting sort of a dimension's padded elements by the element that they copy. start: n + 1 zeros. */
+/* A counting sort of a dimension's padded elements by the element that they copy. start: n + 1
+ * zeros. */
 static void invert(const tn_pad_attribute *a, int d, int64_t n, int64_t padded, int64_t *start,
                    int64_t *list)
 {
@@ -395,7 +400,8 @@ typedef struct fold_run_context {
     tn_dtype dtype;
 } fold_run_context;
 
-/* sum[j] += all of row `offset` that belongs to elements first .. first+count-1 of the innermost dimension. */
+/* sum[j] += all of row `offset` that belongs to elements first .. first+count-1 of the innermost
+ * dimension. */
 static inline __attribute__((always_inline)) void add_row(const fold_run_context *c, int64_t offset,
                                                           int64_t first, int64_t count, double *sum,
                                                           tn_dtype dtype)

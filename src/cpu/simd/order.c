@@ -1,8 +1,8 @@
 /* Sorting and the k largest, along the last dimension.
  *
- * Every dtype is turned into an unsigned key that sorts as the dtype does (-0 like 0, all NaN alike and above infinity), so there is one
- * sort: insertion for short rows, else radix by bytes, which is stable and skips bytes that are the same everywhere. */
-#include <math.h>
+ * Every dtype is turned into an unsigned key that sorts as the dtype does (-0 like 0, all NaN alike
+ * and above infinity), so there is one sort: insertion for short rows, else radix by bytes, which
+ * is stable and skips bytes that are the same everywhere. */
 #include <string.h>
 
 #include "base/half.h"
@@ -19,7 +19,7 @@ typedef struct item {
 #define MOST_PARTS                                                                                 \
     16 /* rows are dealt out to at most so many threads, each with a workspace of its own */
 
-/* ---- keys --------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 static inline uint64_t key_of_f32(float x)
 {
@@ -76,7 +76,7 @@ static void make_items(const void *x, int64_t n, tn_dtype dtype, bool descending
     }
 }
 
-/* ---- sorting ---------------------------------------------------------------------------------------------------------- */
+/* ---- sorting --------------------------------------------------------------------------------- */
 
 static void insertion_sort(item *x, int64_t n)
 {
@@ -115,7 +115,7 @@ static item *sort_items(item *x, item *other, int64_t n)
     return x;
 }
 
-/* ---- the k largest ------------------------------------------------------------------------------------------------------ */
+/* ---- the k largest --------------------------------------------------------------------------- */
 
 /* a stands behind b in the result. */
 static inline bool behind(item a, item b)
@@ -172,7 +172,7 @@ static void select_largest(const void *x, int64_t n, tn_dtype dtype, item *heap,
     }
 }
 
-/* ---- kernels -------------------------------------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 typedef struct job {
     const tn_step *step;

@@ -19,8 +19,8 @@
 #define TN_PHILOX_BYTES 16
 #endif
 
-/* A 64-bit lane for each block. Only the low halves count: the multiplication reads no more, and its result is shifted when the high
- * half is wanted. */
+/* A 64-bit lane for each block. Only the low halves count: the multiplication reads no more, and
+ * its result is shifted when the high half is wanted. */
 typedef uint64_t tn_philox_row __attribute__((vector_size(TN_PHILOX_BYTES)));
 typedef uint32_t tn_philox_half __attribute__((vector_size(TN_PHILOX_BYTES / 2)));
 

@@ -1,7 +1,7 @@
 /* Matrix products: which way each goes, and the ways for small and narrow ones.
  *
- *   tiles    small, b's rows contiguous (or turned around first): no packing. The steps of small networks, and one small product for
- *            each of many clients.
+ *   tiles    small, b's rows contiguous (or turned around first): no packing. The steps of small
+ *            networks, and one small product for each of many clients.
  *   dots     few rows, b's columns contiguous: decoding, where a matrix of weights is read once
  *   blocked  the rest (product_blocked.c)
  *   f64      plain loops
@@ -16,9 +16,10 @@
 
 void TN_ISA(tn_cpu_product)(tn_kernel_table *table);
 
-/* ---- tiles --------------------------------------------------------------------------------------------- */
+/* ---- tiles ----------------------------------------------------------------------------------- */
 
-TN_VEC_INLINE void column_of_tiles(const tn_block *x, int64_t j, int vectors, bool whole, int64_t columns, tn_dtype type)
+TN_VEC_INLINE void column_of_tiles(const tn_block *x, int64_t j, int vectors, bool whole,
+                                   int64_t columns, tn_dtype type)
 {
     int64_t i = 0;
 #define TILE(rows) tn_tile(x, i, j, j, rows, vectors, whole, columns, false, type)
@@ -29,7 +30,8 @@ TN_VEC_INLINE void column_of_tiles(const tn_block *x, int64_t j, int vectors, bo
 TN_VEC_INLINE void tiles(const tn_block *x, tn_dtype type)
 {
     int64_t j = 0;
-    for (; j + TN_PANEL <= x->N; j += TN_PANEL) column_of_tiles(x, j, TN_TILE_WIDTH, true, TN_PANEL, type);
+    for (; j + TN_PANEL <= x->N; j += TN_PANEL)
+        column_of_tiles(x, j, TN_TILE_WIDTH, true, TN_PANEL, type);
     int64_t rest = x->N - j;
 #if TN_VEC == 16 /* a masked vector costs as much as a whole one */
     if (rest > 2 * TN_VEC) column_of_tiles(x, j, 3, false, rest, type);
@@ -46,40 +48,22 @@ TN_VEC_INLINE void tiles(const tn_block *x, tn_dtype type)
 #endif
 }
 
-/* ---- dots ------------------------------------------------------------------------------------------------ */
-
-TN_VEC_INLINE tn_four fold_to_four(tn_vec x)
-{
-    tn_four part[TN_VEC / 4];
-    memcpy(part, &x, sizeof x);
-#if TN_VEC == 16
-    return (part[0] + part[2]) + (part[1] + part[3]);
-#elif TN_VEC == 8
-    return part[0] + part[1];
-#else
-    return part[0];
-#endif
-}
-
-/* The sums of four vectors. */
-TN_VEC_INLINE tn_four sum_each(const tn_vec *x)
-{
-    tn_four a = fold_to_four(x[0]), b = fold_to_four(x[1]), c = fold_to_four(x[2]), d = fold_to_four(x[3]);
-    tn_four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    tn_four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-}
+/* ---- dots ------------------------------------------------------------------------------------ */
 
 /* Not inlined: there are many tiles. */
-static __attribute__((noinline)) void finish_dots(const tn_block *x, int64_t i, int64_t j, int columns, tn_four sums)
+static __attribute__((noinline)) void finish_dots(const tn_block *x, int64_t i, int64_t j,
+                                                  int columns, tn_four sums)
 {
-    for (int n = 0; x->bias && n < columns; n++) sums[n] += tn_get_value(x->bias_type, x->bias, j + n);
+    for (int n = 0; x->bias && n < columns; n++)
+        sums[n] += tn_get_value(x->bias_type, x->bias, j + n);
     if (x->activation) tn_activate((float *)&sums, 4, x->activation);
     for (int n = 0; n < columns; n++) tn_put_value(x->c_type, x->c, i * x->c_row + j + n, sums[n]);
 }
 
-/* rows, columns <= 4 and type are constants wherever this is inlined. x->b_row is the stride from column to column of b. */
-TN_VEC_INLINE void dot_tile(const tn_block *x, int64_t i, int64_t j, int rows, int columns, tn_dtype type)
+/* rows, columns <= 4 and type are constants wherever this is inlined. x->b_row is the stride
+ * from column to column of b. */
+TN_VEC_INLINE void dot_tile(const tn_block *x, int64_t i, int64_t j, int rows, int columns,
+                            tn_dtype type)
 {
     tn_vec sum[4][4] = {{{0}}};
     const float *a = (const float *)x->a + i * x->a_m;
@@ -101,13 +85,14 @@ TN_VEC_INLINE void dot_tile(const tn_block *x, int64_t i, int64_t j, int rows, i
         for (int n = 0; n < columns; n++) {
             tn_vec right = tn_vec_load_part(type, x->b, at + n * b_row + whole, rest);
             TN_UNROLLED
-            for (int r = 0; r < rows; r++) sum[r][n] += tn_vec_load_part(TN_F32, a, r * a_m + whole, rest) * right;
+            for (int r = 0; r < rows; r++)
+                sum[r][n] += tn_vec_load_part(TN_F32, a, r * a_m + whole, rest) * right;
         }
     }
     bool plain = columns == 4 && tn_block_is_plain(x);
     TN_UNROLLED
     for (int r = 0; r < rows; r++) {
-        tn_four s = sum_each(sum[r]);
+        tn_four s = tn_sum_each(sum[r]);
         if (plain) memcpy((float *)x->c + (i + r) * x->c_row + j, &s, sizeof s);
         else finish_dots(x, i + r, j, columns, s);
     }
@@ -130,7 +115,8 @@ TN_VEC_INLINE void dots(const tn_block *x, tn_dtype type)
 
 #ifdef TN_HAS_PAIRS
 /* Both operands bf16: 32 products an instruction. */
-TN_PAIRS TN_VEC_INLINE void dot_tile_pairs(const tn_block *x, int64_t i, int64_t j, int rows, int columns)
+TN_PAIRS TN_VEC_INLINE void dot_tile_pairs(const tn_block *x, int64_t i, int64_t j, int rows,
+                                           int columns)
 {
     __m512 total[4][4];
     TN_UNROLLED
@@ -138,24 +124,28 @@ TN_PAIRS TN_VEC_INLINE void dot_tile_pairs(const tn_block *x, int64_t i, int64_t
         TN_UNROLLED
         for (int n = 0; n < 4; n++) total[r][n] = _mm512_setzero_ps();
     }
-    const uint16_t *a = (const uint16_t *)x->a + i * x->a_m, *b = (const uint16_t *)x->b + j * x->b_row;
+    const uint16_t *a = (const uint16_t *)x->a + i * x->a_m,
+                   *b = (const uint16_t *)x->b + j * x->b_row;
     int64_t a_m = x->a_m, b_row = x->b_row;
     for (int64_t k = 0; k < x->K; k += 2 * TN_VEC) {
         __mmask32 mask = x->K - k >= 2 * TN_VEC ? ~0u : (1u << (x->K - k)) - 1;
         __m512bh left[4];
         TN_UNROLLED
-        for (int r = 0; r < rows; r++) left[r] = (__m512bh)_mm512_maskz_loadu_epi16(mask, a + r * a_m + k);
+        for (int r = 0; r < rows; r++)
+            left[r] = (__m512bh)_mm512_maskz_loadu_epi16(mask, a + r * a_m + k);
         TN_UNROLLED
         for (int n = 0; n < columns; n++) {
             __m512bh right = (__m512bh)_mm512_maskz_loadu_epi16(mask, b + n * b_row + k);
             TN_UNROLLED
-            for (int r = 0; r < rows; r++) total[r][n] = _mm512_dpbf16_ps(total[r][n], left[r], right);
+            for (int r = 0; r < rows; r++)
+                total[r][n] = _mm512_dpbf16_ps(total[r][n], left[r], right);
         }
     }
     TN_UNROLLED
     for (int r = 0; r < rows; r++) {
-        tn_vec sum[4] = {(tn_vec)total[r][0], (tn_vec)total[r][1], (tn_vec)total[r][2], (tn_vec)total[r][3]};
-        finish_dots(x, i + r, j, columns, sum_each(sum));
+        tn_vec sum[4] = {(tn_vec)total[r][0], (tn_vec)total[r][1], (tn_vec)total[r][2],
+                         (tn_vec)total[r][3]};
+        finish_dots(x, i + r, j, columns, tn_sum_each(sum));
     }
 }
 
@@ -174,19 +164,19 @@ TN_PAIRS static void dots_pairs(const tn_block *x)
 }
 #endif
 
-/* ---- plan --------------------------------------------------------------------------------------------------- */
+/* ---- plan ------------------------------------------------------------------------------------ */
 
 typedef enum way { TILES, DOTS, BLOCKED } way;
 
 typedef struct plan {
     tn_product p;
     way way;
-    tn_blocking blocking;                                      /* BLOCKED */
-    bool pairs, turn_b, widen_a;                               /* widen: to dense f32 */
+    tn_blocking blocking;                                         /* BLOCKED */
+    bool pairs, turn_b, widen_a;                                  /* widen: to dense f32 */
     int64_t row_blocks, column_blocks, block_rows, block_columns; /* of the result */
     int64_t units;
-    int lanes;                                                 /* threads that share the units; each has scratch of its own */
-    size_t shared, lane_bytes;                                 /* shared: a widened, when there is one product */
+    int lanes;                 /* threads that share the units; each has scratch of its own */
+    size_t shared, lane_bytes; /* shared: a widened, when there is one product */
 } plan;
 
 typedef struct run {
@@ -205,8 +195,10 @@ static void widen(const tn_product *p, const void *a, float *to)
 {
     int64_t whole = p->a_k == 1 && p->in == TN_BF16 ? p->K / TN_VEC * TN_VEC : 0;
     for (int64_t i = 0; i < p->M; i++, to += p->K) {
-        for (int64_t k = 0; k < whole; k += TN_VEC) tn_vec_store(TN_F32, to, k, tn_vec_load(TN_BF16, a, i * p->a_m + k));
-        for (int64_t k = whole; k < p->K; k++) to[k] = tn_get_value(p->in, a, i * p->a_m + k * p->a_k);
+        for (int64_t k = 0; k < whole; k += TN_VEC)
+            tn_vec_store(TN_F32, to, k, tn_vec_load(TN_BF16, a, i * p->a_m + k));
+        for (int64_t k = whole; k < p->K; k++)
+            to[k] = tn_get_value(p->in, a, i * p->a_m + k * p->a_k);
     }
 }
 
@@ -215,10 +207,12 @@ static void turn(int64_t N, int64_t K, int64_t b_n, size_t size, const void *b, 
 {
     if (size == 4) {
         for (int64_t n = 0; n < N; n++)
-            for (int64_t k = 0; k < K; k++) ((float *)to)[k * N + n] = ((const float *)b)[n * b_n + k];
+            for (int64_t k = 0; k < K; k++)
+                ((float *)to)[k * N + n] = ((const float *)b)[n * b_n + k];
     } else {
         for (int64_t n = 0; n < N; n++)
-            for (int64_t k = 0; k < K; k++) ((uint16_t *)to)[k * N + n] = ((const uint16_t *)b)[n * b_n + k];
+            for (int64_t k = 0; k < K; k++)
+                ((uint16_t *)to)[k * N + n] = ((const uint16_t *)b)[n * b_n + k];
     }
 }
 
@@ -227,12 +221,21 @@ static void run_small(const run *r, int64_t unit, unsigned char *scratch)
     const plan *w = r->w;
     const tn_product *p = &w->p;
     size_t size = tn_dtype_size(p->in);
-    int64_t entry = unit / (w->row_blocks * w->column_blocks), row = unit % w->row_blocks * w->block_rows;
+    int64_t entry = unit / (w->row_blocks * w->column_blocks),
+            row = unit % w->row_blocks * w->block_rows;
     int64_t first = unit / w->row_blocks % w->column_blocks * w->block_columns, a_at, b_at;
     tn_product_offsets(p, entry, &a_at, &b_at);
     a_at += row * p->a_m;
-    tn_block x = {.M = tn_least(w->block_rows, p->M - row), .N = tn_least(w->block_columns, p->N - first), .K = p->K, .a_m = p->a_m, .a_k = p->a_k,
-                  .c_row = p->N, .b_type = p->in, .bias_type = p->bias, .c_type = p->out, .activation = p->activation};
+    tn_block x = {.M = tn_least(w->block_rows, p->M - row),
+                  .N = tn_least(w->block_columns, p->N - first),
+                  .K = p->K,
+                  .a_m = p->a_m,
+                  .a_k = p->a_k,
+                  .c_row = p->N,
+                  .b_type = p->in,
+                  .bias_type = p->bias,
+                  .c_type = p->out,
+                  .activation = p->activation};
     x.bias = r->bias ? r->bias + (size_t)first * tn_dtype_size(p->bias) : NULL;
     x.c = r->c + (size_t)((entry * p->M + row) * p->N + first) * tn_dtype_size(p->out);
     x.a = r->a + (size_t)a_at * size;
@@ -269,7 +272,8 @@ static void run_lanes(void *context, int64_t begin, int64_t end)
     for (int64_t lane = begin; lane < end; lane++) {
         unsigned char *scratch = r->workspace + w->shared + (size_t)lane * w->lane_bytes;
         for (int64_t i = lane * w->units / w->lanes; i < (lane + 1) * w->units / w->lanes; i++) {
-            if (w->way == BLOCKED) TN_ISA(tn_blocking_run)(&w->blocking, &w->p, i, r->a, r->b, r->bias, r->c, scratch);
+            if (w->way == BLOCKED)
+                TN_ISA(tn_blocking_run)(&w->blocking, &w->p, i, r->a, r->b, r->bias, r->c, scratch);
             else run_small(r, i, scratch);
         }
     }
@@ -290,7 +294,7 @@ static void release(tn_step *step)
     step->prepared = NULL;
 }
 
-/* ---- f64 --------------------------------------------------------------------------------------------------------- */
+/* ---- f64 ------------------------------------------------------------------------------------- */
 
 typedef struct f64_run {
     const tn_product *p;
@@ -313,7 +317,8 @@ static void f64_rows(void *context, int64_t begin, int64_t end)
                 for (int64_t n = 0; n < p->N; n++) c[n] += a[k * p->a_k] * b[k * p->b_k + n];
         } else {
             for (int64_t n = 0; n < p->N; n++)
-                for (int64_t k = 0; k < p->K; k++) c[n] += a[k * p->a_k] * b[k * p->b_k + n * p->b_n];
+                for (int64_t k = 0; k < p->K; k++)
+                    c[n] += a[k * p->a_k] * b[k * p->b_k + n * p->b_n];
         }
         for (int64_t n = 0; n < p->N; n++) {
             if (r->bias) c[n] += r->bias[n];
@@ -322,7 +327,8 @@ static void f64_rows(void *context, int64_t begin, int64_t end)
     }
 }
 
-static tn_status f64_run_all(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status f64_run_all(const tn_step *step, void *const *in, void *const *out,
+                             void *workspace)
 {
     (void)workspace;
     const plan *w = step->prepared;
@@ -333,7 +339,7 @@ static tn_status f64_run_all(const tn_step *step, void *const *in, void *const *
 
 static const tn_kernel f64_kernel = {.run = f64_run_all, .release = release};
 
-/* ---- choosing ------------------------------------------------------------------------------------------------------ */
+/* ---- choosing -------------------------------------------------------------------------------- */
 
 /* Measured on Zen 4 with AVX-512: up to these sizes packing costs more than it brings. */
 static way choose(const tn_product *p)
@@ -363,7 +369,8 @@ static void cut_small(plan *w)
     w->pairs = w->way == DOTS && p->in == TN_BF16 && p->a_k == 1 && has_pairs();
     w->widen_a = p->in != TN_F32 && !w->pairs;
     w->turn_b = w->way == TILES && p->b_n != 1 && p->K > 0;
-    /* What takes longer than about 10 us is worth a second core; one product is then cut into blocks of columns. */
+    /* What takes longer than about 10 us is worth a second core; one product is then cut into
+     * blocks of columns. */
     size_t size = tn_dtype_size(p->in);
     double each = (double)p->N * (double)p->K * (double)p->batch;
     bool large = (double)p->M * each / 50e9 + (double)size * each / 25e9 > 10e-6;
@@ -374,7 +381,8 @@ static void cut_small(plan *w)
     w->units = p->batch * w->row_blocks * w->column_blocks;
     w->lanes = large ? (int)tn_least(w->units, tn_thread_count()) : 1;
     w->shared = w->widen_a && p->batch == 1 ? a_bytes(p) : 0;
-    w->lane_bytes = (w->turn_b ? ((size_t)(w->block_columns * p->K) * size + 63) / 64 * 64 : 0) + (w->widen_a && p->batch > 1 ? a_bytes(p) : 0);
+    w->lane_bytes = (w->turn_b ? ((size_t)(w->block_columns * p->K) * size + 63) / 64 * 64 : 0) +
+                    (w->widen_a && p->batch > 1 ? a_bytes(p) : 0);
 }
 
 /* TN_UNSUPPORTED for what is not an own kernel's. */

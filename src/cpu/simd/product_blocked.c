@@ -1,22 +1,21 @@
 /* The blocked matrix product.
  *
- * A unit of work is a block of the result. For each part of the depth it packs the part of b it needs into panels of TN_PANEL
- * columns, so that tiles read b in one direction, and walks down the rows of a with all panels. Measured on Zen 4: 95 to 98 % of
- * the core's FMA peak, which oneDNN also reaches, but from any strides, without generated code, and the same for any number of
- * threads. Source of the scheme: Goto and van de Geijn 2008. */
+ * A unit of work is a block of the result. For each part of the depth it packs the part of b it
+ * needs into panels of TN_PANEL columns, so that tiles read b in one direction, and walks down
+ * the rows of a with all panels. Measured on Zen 4: 95 to 98 % of the core's FMA peak, which
+ * oneDNN also reaches, but from any strides, without generated code, and the same for any number
+ * of threads. Source of the scheme: Goto and van de Geijn 2008. */
 #include "cpu/simd/product_blocked.h"
 
 #include "cpu/simd/product_tile.h"
 
-/* ---- cutting ---------------------------------------------------------------------------------------- */
+/* ---- cutting --------------------------------------------------------------------------------- */
 
-/* Strips of copied rows are a cache line longer than they need be, so that they do not all begin in the same cache set. */
+/* Strips of copied rows are a cache line longer than they need be, so that they do not all begin
+ * in the same cache set. */
 enum { MOST_DEPTH = 768, A_COPY_ROWS = 8 * TN_TILE_HEIGHT, STRIP_GAP = 4 };
 
-static int64_t up(int64_t n, int64_t multiple)
-{
-    return (n + multiple - 1) / multiple * multiple;
-}
+static int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /* Parts of `whole`, as equal as the multiple allows, none above `most`. */
 static int64_t even_part(int64_t whole, int64_t most, int64_t multiple)
@@ -40,7 +39,8 @@ bool TN_ISA(tn_blocking_make)(tn_blocking *g, const tn_product *p)
     *g = (tn_blocking){.pairs = p->in == TN_BF16 && machine_has_pairs()};
     int64_t size = g->pairs ? 2 : 4;
     g->depth = even_part(p->K, MOST_DEPTH * 4 / size, 2);
-    /* A transposed f32 a is read as it lies, unless every step along the depth would be to another page. */
+    /* A transposed f32 a is read as it lies, unless every step along the depth would be to
+     * another page. */
     bool far = p->a_k >= 1024 && p->K > 256;
     g->copy_a = p->in == TN_F32 ? p->a_k != 1 && far : p->a_k != 1 || !g->pairs;
     g->sums_apart = p->K > g->depth && p->out != TN_F32;
@@ -58,19 +58,23 @@ bool TN_ISA(tn_blocking_make)(tn_blocking *g, const tn_product *p)
     }
     g->b_bytes = (size_t)up(up(g->columns, TN_PANEL) * up(g->depth, 2) * size, 64);
     g->a_bytes = g->copy_a ? (size_t)(A_COPY_ROWS * (up(g->depth, 2) + STRIP_GAP) * size) : 0;
-    g->scratch = g->b_bytes + g->a_bytes + (g->sums_apart ? (size_t)up(g->rows * g->columns * 4, 64) : 0);
+    g->scratch = g->b_bytes + g->a_bytes +
+                 (g->sums_apart ? (size_t)up(g->rows * g->columns * 4, 64) : 0);
     return true;
 }
 
-/* ---- packing b: f32 panels [depth][TN_PANEL] ------------------------------------------------------------ */
+/* ---- packing b: f32 panels [depth][TN_PANEL] ------------------------------------------------- */
 
 /* Rows of b contiguous. `from`: element (0, 0); columns <= TN_PANEL exist, the others become 0. */
-TN_VEC_INLINE void pack_rows(const void *b, int64_t from, int64_t b_row, int64_t depth, int64_t columns, float *to, tn_dtype type)
+TN_VEC_INLINE void pack_rows(const void *b, int64_t from, int64_t b_row, int64_t depth,
+                             int64_t columns, float *to, tn_dtype type)
 {
     for (int64_t k = 0; k < depth; k++, from += b_row, to += TN_PANEL)
         for (int64_t v = 0; v < TN_PANEL; v += TN_VEC) {
             int count = (int)(columns - v);
-            tn_vec x = count >= TN_VEC ? tn_vec_load(type, b, from + v) : count > 0 ? tn_vec_load_part(type, b, from + v, count) : (tn_vec){0};
+            tn_vec x = count >= TN_VEC ? tn_vec_load(type, b, from + v)
+                       : count > 0     ? tn_vec_load_part(type, b, from + v, count)
+                                       : (tn_vec){0};
             tn_vec_store(TN_F32, to, v, x);
         }
 }
@@ -84,11 +88,16 @@ static void pack_columns_f32(const float *b, int64_t b_n, int64_t depth, int64_t
         float *y = to + n;
         int64_t k = 0;
         for (; k + 4 <= depth; k += 4, y += 4 * TN_PANEL) {
-            tn_four r0 = tn_load_four(x + k), r1 = tn_load_four(x + b_n + k), r2 = tn_load_four(x + 2 * b_n + k), r3 = tn_load_four(x + 3 * b_n + k);
-            tn_four a = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), c = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
-            tn_four d = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), e = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-            tn_four o0 = __builtin_shufflevector(a, c, 0, 1, 4, 5), o1 = __builtin_shufflevector(a, c, 2, 3, 6, 7);
-            tn_four o2 = __builtin_shufflevector(d, e, 0, 1, 4, 5), o3 = __builtin_shufflevector(d, e, 2, 3, 6, 7);
+            tn_four r0 = tn_load_four(x + k), r1 = tn_load_four(x + b_n + k),
+                    r2 = tn_load_four(x + 2 * b_n + k), r3 = tn_load_four(x + 3 * b_n + k);
+            tn_four a = __builtin_shufflevector(r0, r1, 0, 4, 1, 5),
+                    c = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+            tn_four d = __builtin_shufflevector(r0, r1, 2, 6, 3, 7),
+                    e = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+            tn_four o0 = __builtin_shufflevector(a, c, 0, 1, 4, 5),
+                    o1 = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+            tn_four o2 = __builtin_shufflevector(d, e, 0, 1, 4, 5),
+                    o3 = __builtin_shufflevector(d, e, 2, 3, 6, 7);
             memcpy(y, &o0, sizeof o0);
             memcpy(y + TN_PANEL, &o1, sizeof o1);
             memcpy(y + 2 * TN_PANEL, &o2, sizeof o2);
@@ -101,29 +110,37 @@ static void pack_columns_f32(const float *b, int64_t b_n, int64_t depth, int64_t
         for (int64_t k = 0; k < depth; k++) to[k * TN_PANEL + n] = n < columns ? b[n * b_n + k] : 0;
 }
 
-static void pack_columns(const void *b, int64_t from, int64_t b_k, int64_t b_n, int64_t depth, int64_t columns, float *to, tn_dtype type)
+static void pack_columns(const void *b, int64_t from, int64_t b_k, int64_t b_n, int64_t depth,
+                         int64_t columns, float *to, tn_dtype type)
 {
     for (int64_t n = 0; n < TN_PANEL; n++)
-        for (int64_t k = 0; k < depth; k++) to[k * TN_PANEL + n] = n < columns ? tn_get_value(type, b, from + n * b_n + k * b_k) : 0;
+        for (int64_t k = 0; k < depth; k++)
+            to[k * TN_PANEL + n] = n < columns ? tn_get_value(type, b, from + n * b_n + k * b_k)
+                                               : 0;
 }
 
-static void pack_f32(const tn_product *p, const void *b, int64_t from, int64_t depth, int64_t columns, float *to)
+static void pack_f32(const tn_product *p, const void *b, int64_t from, int64_t depth,
+                     int64_t columns, float *to)
 {
     if (p->b_n == 1 && p->in == TN_F32) pack_rows(b, from, p->b_k, depth, columns, to, TN_F32);
-    else if (p->b_n == 1 && p->in == TN_BF16) pack_rows(b, from, p->b_k, depth, columns, to, TN_BF16);
+    else if (p->b_n == 1 && p->in == TN_BF16)
+        pack_rows(b, from, p->b_k, depth, columns, to, TN_BF16);
     else if (p->b_n == 1) pack_rows(b, from, p->b_k, depth, columns, to, TN_F16);
-    else if (p->b_k == 1 && p->in == TN_F32) pack_columns_f32((const float *)b + from, p->b_n, depth, columns, to);
+    else if (p->b_k == 1 && p->in == TN_F32)
+        pack_columns_f32((const float *)b + from, p->b_n, depth, columns, to);
     else pack_columns(b, from, p->b_k, p->b_n, depth, columns, to, p->in);
 }
 
-/* ---- packing b: bf16 panels [depth / 2][TN_PANEL][2] ------------------------------------------------------ */
+/* ---- packing b: bf16 panels [depth / 2][TN_PANEL][2] ----------------------------------------- */
 
 #ifdef TN_HAS_PAIRS
 /* Two rows of b woven into one of pairs; `second` is false for the last row of an odd depth. */
 static void weave_rows(const uint16_t *x, int64_t b_row, bool second, int64_t columns, uint16_t *to)
 {
-    __m512i spread = _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a, 0x00190009, 0x00180008, 0x00170007,
-                                      0x00160006, 0x00150005, 0x00140004, 0x00130003, 0x00120002, 0x00110001, 0x00100000);
+    __m512i spread = _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b,
+                                      0x001a000a, 0x00190009, 0x00180008, 0x00170007, 0x00160006,
+                                      0x00150005, 0x00140004, 0x00130003, 0x00120002, 0x00110001,
+                                      0x00100000);
     for (int64_t v = 0; v < TN_PANEL; v += TN_VEC, to += 2 * TN_VEC) {
         int64_t count = columns - v;
         __mmask16 mask = (__mmask16)(count >= TN_VEC ? 0xffff : count > 0 ? (1u << count) - 1 : 0);
@@ -134,8 +151,10 @@ static void weave_rows(const uint16_t *x, int64_t b_row, bool second, int64_t co
     }
 }
 
-/* Columns of b contiguous: a pair is 32 bits that lie together already, so packing is turning 32-bit values. */
-static void weave_columns(const uint16_t *b, int64_t b_n, int64_t depth, int64_t columns, uint16_t *to)
+/* Columns of b contiguous: a pair is 32 bits that lie together already, so packing is turning
+ * 32-bit values. */
+static void weave_columns(const uint16_t *b, int64_t b_n, int64_t depth, int64_t columns,
+                          uint16_t *to)
 {
     int64_t whole = depth / 2, n = 0;
     for (; n + 4 <= columns; n += 4) {
@@ -143,9 +162,12 @@ static void weave_columns(const uint16_t *b, int64_t b_n, int64_t depth, int64_t
         uint16_t *y = to + 2 * n;
         int64_t k = 0;
         for (; k + 4 <= whole; k += 4, y += 4 * 2 * TN_PANEL) {
-            __m128i r0 = _mm_loadu_si128((const void *)(x + 2 * k)), r1 = _mm_loadu_si128((const void *)(x + b_n + 2 * k));
-            __m128i r2 = _mm_loadu_si128((const void *)(x + 2 * b_n + 2 * k)), r3 = _mm_loadu_si128((const void *)(x + 3 * b_n + 2 * k));
-            __m128i a = _mm_unpacklo_epi32(r0, r1), c = _mm_unpacklo_epi32(r2, r3), d = _mm_unpackhi_epi32(r0, r1), e = _mm_unpackhi_epi32(r2, r3);
+            __m128i r0 = _mm_loadu_si128((const void *)(x + 2 * k)),
+                    r1 = _mm_loadu_si128((const void *)(x + b_n + 2 * k));
+            __m128i r2 = _mm_loadu_si128((const void *)(x + 2 * b_n + 2 * k)),
+                    r3 = _mm_loadu_si128((const void *)(x + 3 * b_n + 2 * k));
+            __m128i a = _mm_unpacklo_epi32(r0, r1), c = _mm_unpacklo_epi32(r2, r3),
+                    d = _mm_unpackhi_epi32(r0, r1), e = _mm_unpackhi_epi32(r2, r3);
             _mm_storeu_si128((void *)y, _mm_unpacklo_epi64(a, c));
             _mm_storeu_si128((void *)(y + 2 * TN_PANEL), _mm_unpackhi_epi64(a, c));
             _mm_storeu_si128((void *)(y + 4 * TN_PANEL), _mm_unpacklo_epi64(d, e));
@@ -166,25 +188,30 @@ static void weave_columns(const uint16_t *b, int64_t b_n, int64_t depth, int64_t
     }
 }
 
-static void pack_pairs(const tn_product *p, const uint16_t *b, int64_t depth, int64_t columns, uint16_t *to)
+static void pack_pairs(const tn_product *p, const uint16_t *b, int64_t depth, int64_t columns,
+                       uint16_t *to)
 {
     if (p->b_n == 1) {
-        for (int64_t k = 0; k < depth; k += 2, to += 2 * TN_PANEL) weave_rows(b + k * p->b_k, p->b_k, k + 1 < depth, columns, to);
+        for (int64_t k = 0; k < depth; k += 2, to += 2 * TN_PANEL)
+            weave_rows(b + k * p->b_k, p->b_k, k + 1 < depth, columns, to);
     } else {
         weave_columns(b, p->b_n, depth, columns, to);
     }
 }
 #endif
 
-/* ---- copying a ------------------------------------------------------------------------------------------- */
+/* ---- copying a ------------------------------------------------------------------------------- */
 
-/* Up to A_COPY_ROWS rows of a, widened to f32: rows if they are contiguous, else strips [depth][TN_TILE_HEIGHT]. */
-static void copy_a_f32(const tn_product *p, const void *a, int64_t from, int64_t rows, int64_t depth, float *to, tn_block *x)
+/* Up to A_COPY_ROWS rows of a, widened to f32: rows if they are contiguous, else strips
+ * [depth][TN_TILE_HEIGHT]. */
+static void copy_a_f32(const tn_product *p, const void *a, int64_t from, int64_t rows,
+                       int64_t depth, float *to, tn_block *x)
 {
     x->a = to;
     if (p->a_k == 1) {
         for (int64_t i = 0; i < rows; i++)
-            for (int64_t k = 0; k < depth; k++) to[i * depth + k] = tn_get_value(p->in, a, from + i * p->a_m + k);
+            for (int64_t k = 0; k < depth; k++)
+                to[i * depth + k] = tn_get_value(p->in, a, from + i * p->a_m + k);
         x->a_m = x->a_strip = depth;
         x->a_k = 1;
         return;
@@ -195,7 +222,9 @@ static void copy_a_f32(const tn_product *p, const void *a, int64_t from, int64_t
         if (p->in == TN_F32 && p->a_m == 1)
             for (; i + TN_TILE_HEIGHT <= rows; i += TN_TILE_HEIGHT)
                 memcpy(y + i * strip, (const float *)a + from + i, TN_TILE_HEIGHT * sizeof(float));
-        for (; i < rows; i++) y[(i - i % TN_TILE_HEIGHT) * strip + i % TN_TILE_HEIGHT] = tn_get_value(p->in, a, from + i * p->a_m);
+        for (; i < rows; i++)
+            y[(i - i % TN_TILE_HEIGHT) * strip + i % TN_TILE_HEIGHT] = tn_get_value(
+                p->in, a, from + i * p->a_m);
     }
     x->a_m = 1;
     x->a_k = TN_TILE_HEIGHT;
@@ -204,7 +233,8 @@ static void copy_a_f32(const tn_product *p, const void *a, int64_t from, int64_t
 
 #ifdef TN_HAS_PAIRS
 /* The same for bf16 that lies transposed: strips [depth / 2][TN_TILE_HEIGHT][2]. */
-static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, int64_t depth, uint16_t *to, tn_block *x)
+static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, int64_t depth,
+                         uint16_t *to, tn_block *x)
 {
     int64_t strip = up(depth, 2) + STRIP_GAP;
     for (int64_t k = 0; k < depth; k += 2) {
@@ -213,7 +243,8 @@ static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, i
         bool second = k + 1 < depth;
         int64_t i = 0;
         for (; p->a_m == 1 && i + 8 <= rows; i += 8) {
-            __m128i low = _mm_loadu_si128((const void *)(even + i)), high = second ? _mm_loadu_si128((const void *)(odd + i)) : _mm_setzero_si128();
+            __m128i low = _mm_loadu_si128((const void *)(even + i)),
+                    high = second ? _mm_loadu_si128((const void *)(odd + i)) : _mm_setzero_si128();
             _mm_storeu_si128((void *)(y + i * strip), _mm_unpacklo_epi16(low, high));
             _mm_storeu_si128((void *)(y + i * strip + 8), _mm_unpackhi_epi16(low, high));
         }
@@ -230,7 +261,7 @@ static void copy_a_pairs(const tn_product *p, const uint16_t *a, int64_t rows, i
 }
 #endif
 
-/* ---- tiles over panels -------------------------------------------------------------------------------------- */
+/* ---- tiles over panels ----------------------------------------------------------------------- */
 
 /* Rows of a block against one panel of `columns` columns, of which vectors are a constant here. */
 TN_VEC_INLINE void panel_f32(const tn_block *x, int64_t j, int vectors, int64_t columns, bool add)
@@ -247,7 +278,8 @@ TN_VEC_INLINE void panel_f32(const tn_block *x, int64_t j, int vectors, int64_t 
     }
 }
 
-static __attribute__((noinline)) void product_panel_f32(const tn_block *x, int64_t j, int64_t columns, bool add)
+static __attribute__((noinline)) void product_panel_f32(const tn_block *x, int64_t j,
+                                                        int64_t columns, bool add)
 {
 #if TN_VEC == 16
     if (columns > 2 * TN_VEC) {
@@ -267,8 +299,10 @@ TN_PAIRS TN_VEC_INLINE __m512bh pair_of(const uint16_t *a)
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* x->a_k is the step from pair to pair. A last single value, if a was not copied, meets a zero in b. */
-TN_PAIRS TN_VEC_INLINE void tile_pairs(const tn_block *x, int64_t i, int64_t j, int rows, int vectors, bool whole, int64_t columns, bool add,
+/* x->a_k is the step from pair to pair. A last single value, if a was not copied, meets a zero
+ * in b. */
+TN_PAIRS TN_VEC_INLINE void tile_pairs(const tn_block *x, int64_t i, int64_t j, int rows,
+                                       int vectors, bool whole, int64_t columns, bool add,
                                        bool single)
 {
     __m512 total[TN_TILE_HEIGHT][TN_TILE_WIDTH];
@@ -282,12 +316,14 @@ TN_PAIRS TN_VEC_INLINE void tile_pairs(const tn_block *x, int64_t i, int64_t j, 
     for (int64_t k = 0; k < x->K / 2; k++, a += a_k, b += 2 * TN_PANEL) {
         __m512bh right[TN_TILE_WIDTH];
         TN_UNROLLED
-        for (int v = 0; v < vectors; v++) right[v] = (__m512bh)_mm512_loadu_si512(b + 2 * v * TN_VEC);
+        for (int v = 0; v < vectors; v++)
+            right[v] = (__m512bh)_mm512_loadu_si512(b + 2 * v * TN_VEC);
         TN_UNROLLED
         for (int r = 0; r < rows; r++) {
             __m512bh left = pair_of(a + r * a_m);
             TN_UNROLLED
-            for (int v = 0; v < vectors; v++) total[r][v] = _mm512_dpbf16_ps(total[r][v], left, right[v]);
+            for (int v = 0; v < vectors; v++)
+                total[r][v] = _mm512_dpbf16_ps(total[r][v], left, right[v]);
         }
     }
     if (single) {
@@ -296,10 +332,12 @@ TN_PAIRS TN_VEC_INLINE void tile_pairs(const tn_block *x, int64_t i, int64_t j, 
             __m512bh left = (__m512bh)_mm512_set1_epi32(a[r * a_m]);
             TN_UNROLLED
             for (int v = 0; v < vectors; v++)
-                total[r][v] = _mm512_dpbf16_ps(total[r][v], left, (__m512bh)_mm512_loadu_si512(b + 2 * v * TN_VEC));
+                total[r][v] = _mm512_dpbf16_ps(total[r][v], left,
+                                               (__m512bh)_mm512_loadu_si512(b + 2 * v * TN_VEC));
         }
     }
-    if (!add && x->c_type == TN_BF16 && !x->bias && !x->activation) { /* the common case has an instruction of its own */
+    if (!add && x->c_type == TN_BF16 && !x->bias &&
+        !x->activation) { /* the common case has an instruction of its own */
         TN_UNROLLED
         for (int r = 0; r < rows; r++) {
             TN_UNROLLED
@@ -322,7 +360,8 @@ TN_PAIRS TN_VEC_INLINE void tile_pairs(const tn_block *x, int64_t i, int64_t j, 
     TN_STORE_TILE(x, i, j, rows, vectors, whole, columns, add, sum);
 }
 
-TN_PAIRS TN_VEC_INLINE void panel_pairs(const tn_block *x, int64_t j, int vectors, int64_t columns, bool add, bool single)
+TN_PAIRS TN_VEC_INLINE void panel_pairs(const tn_block *x, int64_t j, int vectors, int64_t columns,
+                                        bool add, bool single)
 {
     int64_t i = 0;
     if (columns % TN_VEC == 0) {
@@ -334,7 +373,9 @@ TN_PAIRS TN_VEC_INLINE void panel_pairs(const tn_block *x, int64_t j, int vector
     }
 }
 
-TN_PAIRS static __attribute__((noinline)) void product_panel_pairs(const tn_block *x, int64_t j, int64_t columns, bool add, bool single)
+TN_PAIRS static __attribute__((noinline)) void product_panel_pairs(const tn_block *x, int64_t j,
+                                                                   int64_t columns, bool add,
+                                                                   bool single)
 {
     if (columns > 2 * TN_VEC) panel_pairs(x, j, 3, columns, add, single);
     else if (columns > TN_VEC) panel_pairs(x, j, 2, columns, add, single);
@@ -342,9 +383,10 @@ TN_PAIRS static __attribute__((noinline)) void product_panel_pairs(const tn_bloc
 }
 #endif
 
-/* ---- one unit --------------------------------------------------------------------------------------------------- */
+/* ---- one unit -------------------------------------------------------------------------------- */
 
-static void pack(const tn_blocking *g, const tn_product *p, const void *b, int64_t from, int64_t depth, int64_t columns, void *to)
+static void pack(const tn_blocking *g, const tn_product *p, const void *b, int64_t from,
+                 int64_t depth, int64_t columns, void *to)
 {
 #ifdef TN_HAS_PAIRS
     if (g->pairs) {
@@ -357,8 +399,8 @@ static void pack(const tn_blocking *g, const tn_product *p, const void *b, int64
 }
 
 /* A strip of rows against all panels. */
-static void strip(const tn_blocking *g, const tn_product *p, tn_block *x, const void *a, int64_t from, unsigned char *a_copy,
-                  const unsigned char *packed, bool add)
+static void strip(const tn_blocking *g, const tn_product *p, tn_block *x, const void *a,
+                  int64_t from, unsigned char *a_copy, const unsigned char *packed, bool add)
 {
     bool single = x->K % 2 && !g->copy_a;
 #ifdef TN_HAS_PAIRS
@@ -403,22 +445,32 @@ static void finish_block(const tn_block *x, const float *sums, int64_t sums_row)
             tn_vec sum = tn_vec_load_part(TN_F32, sums, i * sums_row + j, count);
             tn_block here = *x;
             here.c = (unsigned char *)x->c + (size_t)(i * x->c_row + j) * tn_dtype_size(x->c_type);
-            here.bias = x->bias ? (const unsigned char *)x->bias + (size_t)j * tn_dtype_size(x->bias_type) : NULL;
+            here.bias = x->bias ? (const unsigned char *)x->bias +
+                                      (size_t)j * tn_dtype_size(x->bias_type)
+                                : NULL;
             tn_finish_tile(&here, 0, 0, 1, count, &sum);
         }
 }
 
-void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t unit, const void *a, const void *b, const void *bias, void *c,
-                             void *scratch)
+void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t unit, const void *a,
+                             const void *b, const void *bias, void *c, void *scratch)
 {
     unsigned char *packed = scratch, *a_copy = packed + g->b_bytes;
-    int64_t row = unit % g->row_blocks * g->rows, column = unit / g->row_blocks % g->column_blocks * g->columns;
+    int64_t row = unit % g->row_blocks * g->rows,
+            column = unit / g->row_blocks % g->column_blocks * g->columns;
     int64_t entry = unit / (g->row_blocks * g->column_blocks), a_at, b_at;
     tn_product_offsets(p, entry, &a_at, &b_at);
     int64_t M = tn_least(g->rows, p->M - row), N = tn_least(g->columns, p->N - column);
-    tn_block result = {.M = M, .N = N, .c_row = p->N, .c_type = p->out, .bias_type = p->bias, .activation = p->activation};
-    result.c = (unsigned char *)c + (size_t)((entry * p->M + row) * p->N + column) * tn_dtype_size(p->out);
-    result.bias = bias ? (const unsigned char *)bias + (size_t)column * tn_dtype_size(p->bias) : NULL;
+    tn_block result = {.M = M,
+                       .N = N,
+                       .c_row = p->N,
+                       .c_type = p->out,
+                       .bias_type = p->bias,
+                       .activation = p->activation};
+    result.c = (unsigned char *)c +
+               (size_t)((entry * p->M + row) * p->N + column) * tn_dtype_size(p->out);
+    result.bias = bias ? (const unsigned char *)bias + (size_t)column * tn_dtype_size(p->bias)
+                       : NULL;
     bool parts = p->K > g->depth;
     tn_block sums = result;
     if (parts) {
@@ -434,7 +486,8 @@ void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t 
         int64_t depth = tn_least(g->depth, p->K - k);
         unsigned char *to = packed;
         for (int64_t j = 0; j < N; j += TN_PANEL) {
-            pack(g, p, b, b_at + k * p->b_k + (column + j) * p->b_n, depth, tn_least(TN_PANEL, N - j), to);
+            pack(g, p, b, b_at + k * p->b_k + (column + j) * p->b_n, depth,
+                 tn_least(TN_PANEL, N - j), to);
             to += TN_PANEL * (g->pairs ? up(depth, 2) * 2 : depth * 4);
         }
         int64_t step = g->copy_a ? A_COPY_ROWS : M;
@@ -442,9 +495,11 @@ void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t 
             tn_block rows = sums;
             rows.M = tn_least(step, M - i);
             rows.K = depth;
-            rows.c = (unsigned char *)sums.c + (size_t)(i * sums.c_row) * tn_dtype_size(sums.c_type);
+            rows.c = (unsigned char *)sums.c +
+                     (size_t)(i * sums.c_row) * tn_dtype_size(sums.c_type);
             strip(g, p, &rows, a, a_at + (row + i) * p->a_m + k * p->a_k, a_copy, packed, k > 0);
         }
     }
-    if (parts && (g->sums_apart || result.bias || result.activation)) finish_block(&result, sums.c, sums.c_row);
+    if (parts && (g->sums_apart || result.bias || result.activation))
+        finish_block(&result, sums.c, sums.c_row);
 }

@@ -1,8 +1,9 @@
-/* The inner loops of matrix products: tiles of the result that stay in registers over the whole depth.
+/* The inner loops of matrix products: tiles of the result that stay in registers over the whole
+ * depth.
  *
- * On AVX-512 a tile is 8 rows by 3 vectors: 24 sums, and 11 loads for 24 multiply-adds. b is read in rows; a is read one value
- * at a time, from any strides. With vectors of bf16 pairs (vdpbf16ps) the same tile does twice the work. Compiled once per
- * instruction set. */
+ * On AVX-512 a tile is 8 rows by 3 vectors: 24 sums, and 11 loads for 24 multiply-adds. b is
+ * read in rows; a is read one value at a time, from any strides. With vectors of bf16 pairs
+ * (vdpbf16ps) the same tile does twice the work. Compiled once per instruction set. */
 #ifndef TN_CPU_SIMD_PRODUCT_TILE_H
 #define TN_CPU_SIMD_PRODUCT_TILE_H
 
@@ -30,12 +31,13 @@ enum { TN_PANEL = TN_TILE_WIDTH * TN_VEC }; /* columns */
 #define TN_PAIRS __attribute__((target("avx512bf16")))
 #endif
 
-/* c [M, N] = activation(a [M, K] b [K, N] + bias [N]). a is f32 (f32 or bf16 pairs in the blocked product). */
+/* c [M, N] = activation(a [M, K] b [K, N] + bias [N]). a is f32 (f32 or bf16 pairs in the
+ * blocked product). */
 typedef struct tn_block {
     const void *a, *b, *bias;
     void *c;
     int64_t M, N, K, a_m, a_k, b_row, c_row;
-    int64_t a_strip; /* per row to every TN_TILE_HEIGHT-th row of a; a_m but where a was copied into strips */
+    int64_t a_strip; /* per row, to every TN_TILE_HEIGHT-th row; a_m, but for copied strips */
     tn_dtype b_type, bias_type, c_type;
     int32_t activation;
 } tn_block;
@@ -74,8 +76,34 @@ TN_VEC_INLINE tn_four tn_load_four(const float *x)
     return out;
 }
 
-#define TN_ACTIVATE(function)                                                                                \
-    _Pragma("omp simd") for (int i = 0; i < count; i++) x[i] = function(x[i]);                               \
+TN_VEC_INLINE tn_four tn_fold_to_four(tn_vec x)
+{
+    tn_four part[TN_VEC / 4];
+    memcpy(part, &x, sizeof x);
+#if TN_VEC == 16
+    return (part[0] + part[2]) + (part[1] + part[3]);
+#elif TN_VEC == 8
+    return part[0] + part[1];
+#else
+    return part[0];
+#endif
+}
+
+/* The sums of four vectors. */
+TN_VEC_INLINE tn_four tn_sum_each(const tn_vec *x)
+{
+    tn_four a = tn_fold_to_four(x[0]), b = tn_fold_to_four(x[1]), c = tn_fold_to_four(x[2]),
+            d = tn_fold_to_four(x[3]);
+    tn_four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) +
+                 __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    tn_four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) +
+                 __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
+           __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+#define TN_ACTIVATE(function)                                                                      \
+    _Pragma("omp simd") for (int i = 0; i < count; i++) x[i] = function(x[i]);                     \
     break
 
 static __attribute__((noinline, unused)) void tn_activate(float *x, int count, int32_t activation)
@@ -91,52 +119,62 @@ static __attribute__((noinline, unused)) void tn_activate(float *x, int count, i
     }
 }
 
-/* Bias, activation and the result's type, for sums[row][TN_TILE_WIDTH] of a tile at (i, j) of which `columns` columns exist. Not
- * inlined: there are many tiles. */
-static __attribute__((noinline, unused)) void tn_finish_tile(const tn_block *x, int64_t i, int64_t j, int rows, int64_t columns, tn_vec *sum)
+/* Bias, activation and the result's type, for sums[row][TN_TILE_WIDTH] of a tile at (i, j) of
+ * which `columns` columns exist. Not inlined: there are many tiles. */
+static __attribute__((noinline, unused)) void tn_finish_tile(const tn_block *x, int64_t i,
+                                                             int64_t j, int rows, int64_t columns,
+                                                             tn_vec *sum)
 {
     int vectors = (int)((columns + TN_VEC - 1) / TN_VEC);
     for (int v = 0; x->bias && v < vectors; v++) {
-        tn_vec bias = tn_vec_load_part(x->bias_type, x->bias, j + v * TN_VEC, (int)tn_least(columns - v * TN_VEC, TN_VEC));
+        tn_vec bias = tn_vec_load_part(x->bias_type, x->bias, j + v * TN_VEC,
+                                       (int)tn_least(columns - v * TN_VEC, TN_VEC));
         for (int r = 0; r < rows; r++) sum[r * TN_TILE_WIDTH + v] += bias;
     }
     for (int r = 0; r < rows; r++) {
-        if (x->activation) tn_activate((float *)&sum[r * TN_TILE_WIDTH], vectors * TN_VEC, x->activation);
+        if (x->activation)
+            tn_activate((float *)&sum[r * TN_TILE_WIDTH], vectors * TN_VEC, x->activation);
         for (int v = 0; v < vectors; v++)
-            tn_vec_store_part(x->c_type, x->c, (i + r) * x->c_row + j + v * TN_VEC, sum[r * TN_TILE_WIDTH + v],
+            tn_vec_store_part(x->c_type, x->c, (i + r) * x->c_row + j + v * TN_VEC,
+                              sum[r * TN_TILE_WIDTH + v],
                               (int)tn_least(columns - v * TN_VEC, TN_VEC));
     }
 }
 
-/* What follows the loop over k, in every kind of tile; rows, vectors and whole are constants. `add`: c is f32 and has a part already. */
-#define TN_STORE_TILE(x, i, j, rows, vectors, whole, columns, add, sum)                                      \
-    do {                                                                                                     \
-        if ((add) || tn_block_is_plain(x)) {                                                                 \
-            TN_UNROLLED                                                                                      \
-            for (int r_ = 0; r_ < (rows); r_++) {                                                            \
-                TN_UNROLLED                                                                                  \
-                for (int v_ = 0; v_ < (vectors); v_++) {                                                     \
-                    int64_t to_ = ((i) + r_) * (x)->c_row + (j) + v_ * TN_VEC;                               \
-                    int count_ = (whole) || v_ < (vectors)-1 ? TN_VEC : (int)((columns)-v_ * TN_VEC);        \
-                    tn_vec y_ = sum[r_][v_];                                                                 \
-                    if (add) y_ += tn_vec_get(TN_F32, (x)->c, to_, count_);                                  \
-                    tn_vec_put(TN_F32, (x)->c, to_, y_, count_);                                             \
-                }                                                                                            \
-            }                                                                                                \
-        } else {                                                                                             \
-            tn_vec copy_[TN_TILE_HEIGHT * TN_TILE_WIDTH]; /* so that sum has no address and stays in registers */ \
-            TN_UNROLLED                                                                                      \
-            for (int r_ = 0; r_ < (rows); r_++) {                                                            \
-                TN_UNROLLED                                                                                  \
-                for (int v_ = 0; v_ < (vectors); v_++) copy_[r_ * TN_TILE_WIDTH + v_] = sum[r_][v_];         \
-            }                                                                                                \
-            tn_finish_tile(x, i, j, rows, columns, copy_);                                                   \
-        }                                                                                                    \
+/* What follows the loop over k, in every kind of tile; rows, vectors and whole are constants.
+ * `add`: c is f32 and has a part already. */
+#define TN_STORE_TILE(x, i, j, rows, vectors, whole, columns, add, sum)                            \
+    do {                                                                                           \
+        if ((add) || tn_block_is_plain(x)) {                                                       \
+            TN_UNROLLED                                                                            \
+            for (int r_ = 0; r_ < (rows); r_++) {                                                  \
+                TN_UNROLLED                                                                        \
+                for (int v_ = 0; v_ < (vectors); v_++) {                                           \
+                    int64_t to_ = ((i) + r_) * (x)->c_row + (j) + v_ * TN_VEC;                     \
+                    int count_ = (whole) || v_ < (vectors)-1 ? TN_VEC                              \
+                                                             : (int)((columns)-v_ * TN_VEC);       \
+                    tn_vec y_ = sum[r_][v_];                                                       \
+                    if (add) y_ += tn_vec_get(TN_F32, (x)->c, to_, count_);                        \
+                    tn_vec_put(TN_F32, (x)->c, to_, y_, count_);                                   \
+                }                                                                                  \
+            }                                                                                      \
+        } else {                                                                                   \
+            tn_vec copy_[TN_TILE_HEIGHT *                                                          \
+                         TN_TILE_WIDTH]; /* so that sum has no address and stays in registers */   \
+            TN_UNROLLED                                                                            \
+            for (int r_ = 0; r_ < (rows); r_++) {                                                  \
+                TN_UNROLLED                                                                        \
+                for (int v_ = 0; v_ < (vectors); v_++)                                             \
+                    copy_[r_ * TN_TILE_WIDTH + v_] = sum[r_][v_];                                  \
+            }                                                                                      \
+            tn_finish_tile(x, i, j, rows, columns, copy_);                                         \
+        }                                                                                          \
     } while (0)
 
-/* rows, vectors, whole and type are constants wherever this is inlined. The tile has `columns` columns: whole vectors, or not. They begin
- * at column j of c and at element b_at of b. */
-TN_VEC_INLINE void tn_tile(const tn_block *x, int64_t i, int64_t j, int64_t b_at, int rows, int vectors, bool whole, int64_t columns, bool add, tn_dtype type)
+/* rows, vectors, whole and type are constants wherever this is inlined. The tile has `columns`
+ * columns: whole vectors, or not. They begin at column j of c and at element b_at of b. */
+TN_VEC_INLINE void tn_tile(const tn_block *x, int64_t i, int64_t j, int64_t b_at, int rows,
+                           int vectors, bool whole, int64_t columns, bool add, tn_dtype type)
 {
     tn_vec sum[TN_TILE_HEIGHT][TN_TILE_WIDTH];
     TN_UNROLLED
@@ -151,7 +189,9 @@ TN_VEC_INLINE void tn_tile(const tn_block *x, int64_t i, int64_t j, int64_t b_at
         tn_vec right[TN_TILE_WIDTH];
         TN_UNROLLED
         for (int v = 0; v < vectors; v++)
-            right[v] = whole || v < vectors - 1 ? tn_vec_load(type, x->b, at + v * TN_VEC) : tn_vec_load_part(type, x->b, at + v * TN_VEC, last);
+            right[v] = whole || v < vectors - 1
+                           ? tn_vec_load(type, x->b, at + v * TN_VEC)
+                           : tn_vec_load_part(type, x->b, at + v * TN_VEC, last);
         TN_UNROLLED
         for (int r = 0; r < rows; r++) {
             float left = a[r * a_m];
@@ -164,21 +204,21 @@ TN_VEC_INLINE void tn_tile(const tn_block *x, int64_t i, int64_t j, int64_t b_at
 
 /* All rows of a block for one column of tiles: TILE(rows) is a tile at row i. */
 #if TN_VEC == 16
-#define TN_ALL_ROWS(M, i, TILE)                                                                              \
-    for (; i + 8 <= (M); i += 8) TILE(8);                                                                    \
-    for (; i + 4 <= (M); i += 4) TILE(4);                                                                    \
-    for (; i + 2 <= (M); i += 2) TILE(2);                                                                    \
+#define TN_ALL_ROWS(M, i, TILE)                                                                    \
+    for (; i + 8 <= (M); i += 8) TILE(8);                                                          \
+    for (; i + 4 <= (M); i += 4) TILE(4);                                                          \
+    for (; i + 2 <= (M); i += 2) TILE(2);                                                          \
     for (; i < (M); i++) TILE(1)
 #elif TN_VEC == 8
-#define TN_ALL_ROWS(M, i, TILE)                                                                              \
-    for (; i + 6 <= (M); i += 6) TILE(6);                                                                    \
-    for (; i + 4 <= (M); i += 4) TILE(4);                                                                    \
-    for (; i + 2 <= (M); i += 2) TILE(2);                                                                    \
+#define TN_ALL_ROWS(M, i, TILE)                                                                    \
+    for (; i + 6 <= (M); i += 6) TILE(6);                                                          \
+    for (; i + 4 <= (M); i += 4) TILE(4);                                                          \
+    for (; i + 2 <= (M); i += 2) TILE(2);                                                          \
     for (; i < (M); i++) TILE(1)
 #else
-#define TN_ALL_ROWS(M, i, TILE)                                                                              \
-    for (; i + 4 <= (M); i += 4) TILE(4);                                                                    \
-    for (; i + 2 <= (M); i += 2) TILE(2);                                                                    \
+#define TN_ALL_ROWS(M, i, TILE)                                                                    \
+    for (; i + 4 <= (M); i += 4) TILE(4);                                                          \
+    for (; i + 2 <= (M); i += 2) TILE(2);                                                          \
     for (; i < (M); i++) TILE(1)
 #endif
 

@@ -49,7 +49,7 @@ static void put_group(const job *j, int64_t group, const float *value, int64_t m
     memcpy((float *)j->out + first, value, (size_t)count * sizeof *value);
 }
 
-/* ---- uniform ------------------------------------------------------------------------------------------------ */
+/* ---- uniform --------------------------------------------------------------------------------- */
 
 /* A group: the 64 elements of 16 blocks. */
 static void uniform_groups(void *context, int64_t begin, int64_t end)
@@ -75,7 +75,7 @@ static tn_status uniform(const tn_step *step, void *const *in, void *const *out,
     return TN_OK;
 }
 
-/* ---- logarithm and cosine -------------------------------------------------------------------------------------- */
+/* ---- logarithm and cosine -------------------------------------------------------------------- */
 
 /* y positive and normal: tn_log_f32 without its special cases. */
 static inline float log_positive(float y)
@@ -85,8 +85,9 @@ static inline float log_positive(float y)
     return tn_log_reduced(m - 1, (float)e);
 }
 
-/* Box-Muller: sqrt(-2 log((a + 1) 2^-32)) cos(2 pi b 2^-32). Relative error below 1e-6 everywhere: where the logarithm or the cosine
- * is near 0, its argument's distance from there is taken from the integer, exactly. */
+/* Box-Muller: sqrt(-2 log((a + 1) 2^-32)) cos(2 pi b 2^-32). Relative error below 1e-6 everywhere:
+ * where the logarithm or the cosine is near 0, its argument's distance from there is taken from the
+ * integer, exactly. */
 static inline float normal_of(uint32_t a, uint32_t b)
 {
     /* a + 1 as a float, rounded once */
@@ -113,7 +114,7 @@ static inline float normal_of(uint32_t a, uint32_t b)
     return radius * turned;
 }
 
-/* ---- normal ------------------------------------------------------------------------------------------------------- */
+/* ---- normal ---------------------------------------------------------------------------------- */
 
 /* A group: 32 elements, two a block. */
 static void normal_groups(void *context, int64_t begin, int64_t end)
@@ -144,7 +145,7 @@ static tn_status normal(const tn_step *step, void *const *in, void *const *out, 
     return TN_OK;
 }
 
-/* ---- dropout --------------------------------------------------------------------------------------------------------- */
+/* ---- dropout --------------------------------------------------------------------------------- */
 
 #define GROUP (8 * LANES)
 
@@ -153,13 +154,17 @@ static tn_status normal(const tn_step *step, void *const *in, void *const *out, 
     static inline void dropout_##name(const job *j, const type *x, type *y,                        \
                                       const uint32_t word[4][LANES])                               \
     {                                                                                              \
-        wide scale = (wide)j->scale;                                                               \
-        for (int k = 0; k < 8; k++)                                                                \
-            for (int lane = 0; lane < LANES; lane++) {                                             \
-                uint32_t bits = word[k / 2][lane] >> k % 2 * 16 & 0xffff;                          \
-                y[k * LANES + lane] = store(                                                       \
-                    bits < j->threshold ? 0 : load(x[k * LANES + lane]) * scale);                  \
+        const wide scale = (wide)j->scale;                                                         \
+        const uint32_t threshold = j->threshold;                                                   \
+        for (int k = 0; k < 8; k++) {                                                              \
+            const uint32_t *row = word[k / 2];                                                     \
+            const int shift = k % 2 * 16;                                                          \
+            _Pragma("omp simd") for (int lane = 0; lane < LANES; lane++)                           \
+            {                                                                                      \
+                wide kept = load(x[k * LANES + lane]) * scale;                                     \
+                y[k * LANES + lane] = store((row[lane] >> shift & 0xffff) < threshold ? 0 : kept); \
             }                                                                                      \
+        }                                                                                          \
     }
 DEFINE_DROPOUT(f32, float, float, , )
 DEFINE_DROPOUT(f64, double, double, , )
@@ -206,7 +211,7 @@ static tn_status dropout(const tn_step *step, void *const *in, void *const *out,
     return TN_OK;
 }
 
-/* ---- permutation ------------------------------------------------------------------------------------------------------- */
+/* ---- permutation ----------------------------------------------------------------------------- */
 
 static tn_status permutation(const tn_step *step, void *const *in, void *const *out,
                              void *workspace)
@@ -217,7 +222,7 @@ static tn_status permutation(const tn_step *step, void *const *in, void *const *
     return TN_OK;
 }
 
-/* ---- categorical ----------------------------------------------------------------------------------------------------------- */
+/* ---- categorical ----------------------------------------------------------------------------- */
 
 static double exact_score(const job *j, int64_t element, float logit)
 {
@@ -233,8 +238,9 @@ static inline float logit_at(const job *j, int64_t element)
                                : tn_f32_from_f16(((const uint16_t *)j->in)[element]);
 }
 
-/* Scores are estimated in f32; what comes near the best so far is computed again in f64, so that the draw is the one of the definition
- * and does not hang on rounding. The estimate's error is below 1e-5 + 2e-7 |score|. */
+/* Scores are estimated in f32; what comes near the best so far is computed again in f64, so that
+ * the draw is the one of the definition and does not hang on rounding. The estimate's error is
+ * below 1e-5 + 2e-7 |score|. */
 static int64_t draw_row(const job *j, int64_t row)
 {
     double best = -INFINITY;

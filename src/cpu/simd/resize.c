@@ -1,9 +1,11 @@
-/* Resizing and its adjoint: a linear map along each spatial axis. What is computed exactly: graph/geometry.h.
+/* Resizing and its adjoint: a linear map along each spatial axis. What is computed exactly:
+ * graph/geometry.h.
  *
- * Each element of an axis is a weighted sum over a window of the other side's elements; the adjoint's windows are those of the transposed
- * map. An output row first sums its input rows into a buffer, which stays in cache, and then resizes that. Row-major and channels-last
- * tensors are alike but for the width of a cell: 1, or C channels. f32 arithmetic for f32, bf16 and f16; f64 is left to the
- * reference kernels. */
+ * Each element of an axis is a weighted sum over a window of the other side's elements; the
+ * adjoint's windows are those of the transposed map. An output row first sums its input rows into a
+ * buffer, which stays in cache, and then resizes that. Row-major and channels-last tensors are
+ * alike but for the width of a cell: 1, or C channels. f32 arithmetic for f32, bf16 and f16; f64 is
+ * left to the reference kernels. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,9 +22,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* ---- windows ---------------------------------------------------------------------------------------------------- */
+/* ---- windows --------------------------------------------------------------------------------- */
 
-/* Element i of the result is the sum over t < count[i] of weight[i * most + t] times element first[i] + t. */
+/* Element i of the result is the sum over t < count[i] of weight[i * most + t] times element
+ * first[i] + t. */
 typedef struct windows {
     int64_t size; /* of the result */
     int32_t most;
@@ -38,7 +41,8 @@ static double keys(double t)
     return t < 2 ? ((a * t - 5 * a) * t + 8 * a) * t - 4 * a : 0;
 }
 
-/* Window of element i when N elements are resized to n: weights of first .. first+count-1. weight: room for tn_window_room. */
+/* Window of element i when N elements are resized to n: weights of first .. first+count-1. weight:
+ * room for window_room. */
 static void window_of(const tn_resize_attribute *a, int64_t N, int64_t n, int64_t i, int64_t *first,
                       int64_t *count, double *weight)
 {
@@ -127,7 +131,7 @@ static tn_status find_windows(const tn_resize_attribute *a, int64_t N, int64_t n
     return status;
 }
 
-/* ---- making ready ------------------------------------------------------------------------------------------------- */
+/* ---- making ready ---------------------------------------------------------------------------- */
 
 typedef struct resize_plan {
     windows axis[3];
@@ -135,8 +139,8 @@ typedef struct resize_plan {
     int64_t planes, cell, rows, parts, grain, size;
     tn_dtype dtype;
     bool copies; /* every window is one element with weight 1 */
-    int32_t *
-        index; /* cells of width 1: [most][to[2]] positions and weights of the innermost axis, so that windows run across lanes */
+    /* cells of width 1: [most][to[2]] of the innermost axis, so that windows run across lanes */
+    int32_t *index;
     float *weight;
 } resize_plan;
 
@@ -217,7 +221,7 @@ static tn_status prepare(tn_step *step)
     return status;
 }
 
-/* ---- rows --------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 INLINE float load(const void *x, int64_t i, tn_dtype dtype)
 {
@@ -375,7 +379,7 @@ static void copy_cells(const resize_plan *p, const unsigned char *in, unsigned c
     }
 }
 
-/* ---- running --------------------------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 typedef struct run {
     const resize_plan *p;

@@ -1,24 +1,30 @@
 /* Rotary positions and the cache write: what attention needs beside itself.
  *
- * Source of the rotation: Su et al. 2021. Angles are position * base^(-2i/rotary), formed and reduced in f64 (a position of
- * 10^6 in f32 would leave 0.06 radians of doubt), their sines and cosines rounded to f32 once per token for all heads. */
+ * Source of the rotation: Su et al. 2021. Angles are position * base^(-2i/rotary), formed and
+ * reduced in f64 (a position of 10^6 in f32 would leave 0.06 radians of doubt), their sines and
+ * cosines rounded to f32 once per token for all heads. */
 #include "cpu/simd/attention_tile.h"
 
-/* ---- sines and cosines ------------------------------------------------------------------------------------------ */
+/* ---- sines and cosines ----------------------------------------------------------------------- */
 
 enum { PAIRS = 256 }; /* pairs turned at a time: a table on the stack */
 
-/* Angle less a multiple of pi/2 (in two parts; exact up to 2^20 quarter turns, 1e-7 at 2^31), then Taylor's series on
- * [-pi/4, pi/4]: errors below 3e-9 there. */
-static void sine_table(float *restrict cosine, float *restrict sine, const double *restrict frequency, double position, int64_t count)
+/* Angle less a multiple of pi/2 (in two parts; exact up to 2^20 quarter turns, 1e-7 at 2^31), then
+ * Taylor's series on [-pi/4, pi/4]: errors below 3e-9 there. */
+static void sine_table(float *restrict cosine, float *restrict sine,
+                       const double *restrict frequency, double position, int64_t count)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         double angle = position * frequency[i], shifted = angle * 0x1.45f306dc9c883p-1 + 0x1.8p52;
         double turns = shifted - 0x1.8p52;
-        double r = angle - turns * 1.57079632673412561417 - turns * 6.07710050650619224932e-11, rr = r * r;
-        double s = r * (1 + rr * (-1.0 / 6 + rr * (1.0 / 120 + rr * (-1.0 / 5040 + rr * (1.0 / 362880)))));
-        double c = 1 + rr * (-0.5 + rr * (1.0 / 24 + rr * (-1.0 / 720 + rr * (1.0 / 40320 + rr * (-1.0 / 3628800)))));
+        double r = angle - turns * 1.57079632673412561417 - turns * 6.07710050650619224932e-11,
+               rr = r * r;
+        double s =
+            r * (1 + rr * (-1.0 / 6 + rr * (1.0 / 120 + rr * (-1.0 / 5040 + rr * (1.0 / 362880)))));
+        double c = 1 + rr * (-0.5 +
+                             rr * (1.0 / 24 +
+                                   rr * (-1.0 / 720 + rr * (1.0 / 40320 + rr * (-1.0 / 3628800)))));
         uint64_t bits;
         memcpy(&bits, &shifted, sizeof bits); /* the quarter turns are its last bits */
         double across = bits & 1 ? c : s, along = bits & 1 ? s : c;
@@ -27,7 +33,7 @@ static void sine_table(float *restrict cosine, float *restrict sine, const doubl
     }
 }
 
-/* ---- turning ---------------------------------------------------------------------------------------------------- */
+/* ---- turning --------------------------------------------------------------------------------- */
 
 typedef struct rope_plan {
     double *frequency; /* [half], behind this struct */
@@ -44,7 +50,8 @@ typedef struct rope_call {
 } rope_call;
 
 /* Pairs (x[i], x[i + apart]); the operands may be the same memory. */
-static void turn_halves(const float *x, float *y, const float *cosine, const float *sine, int64_t count, int64_t apart)
+static void turn_halves(const float *x, float *y, const float *cosine, const float *sine,
+                        int64_t count, int64_t apart)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -55,7 +62,8 @@ static void turn_halves(const float *x, float *y, const float *cosine, const flo
 }
 
 /* Pairs (x[2i], x[2i + 1]). */
-static void turn_neighbours(const float *x, float *y, const float *cosine, const float *sine, int64_t count)
+static void turn_neighbours(const float *x, float *y, const float *cosine, const float *sine,
+                            int64_t count)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -66,8 +74,8 @@ static void turn_neighbours(const float *x, float *y, const float *cosine, const
 }
 
 /* Pairs first .. first+count-1 of one head's row. */
-static void turn_row(const rope_plan *p, tn_dtype dtype, const char *x, char *y, const float *cosine, const float *sine, int64_t first,
-                     int64_t count)
+static void turn_row(const rope_plan *p, tn_dtype dtype, const char *x, char *y,
+                     const float *cosine, const float *sine, int64_t first, int64_t count)
 {
     int64_t start = p->interleaved ? 2 * first : first;
     if (dtype == TN_F32) {
@@ -118,18 +126,23 @@ static void turn_tokens(void *context, int64_t begin, int64_t end)
         }
         const char *from = call->x + offset * size;
         char *to = call->y + t * p->heads * p->width * size;
-        double position = p->inverse ? -(double)call->position[t % p->places] : (double)call->position[t % p->places];
+        double position = p->inverse ? -(double)call->position[t % p->places]
+                                     : (double)call->position[t % p->places];
         for (int64_t h = 0; h < p->heads; h++) {
             const char *row = from + h * head_stride * size;
             char *out = to + h * p->width * size;
-            if (turned < p->width && row != out) memcpy(out + turned * size, row + turned * size, (size_t)((p->width - turned) * size));
-            if (x->dtype == TN_F64) turn_row_f64(p, (const double *)(const void *)row, (double *)(void *)out, position);
+            if (turned < p->width && row != out)
+                memcpy(out + turned * size, row + turned * size,
+                       (size_t)((p->width - turned) * size));
+            if (x->dtype == TN_F64)
+                turn_row_f64(p, (const double *)(const void *)row, (double *)(void *)out, position);
         }
         for (int64_t first = 0; first < p->half && x->dtype != TN_F64; first += PAIRS) {
             int64_t count = p->half - first < PAIRS ? p->half - first : PAIRS;
             sine_table(cosine, sine, p->frequency + first, position, count);
             for (int64_t h = 0; h < p->heads; h++)
-                turn_row(p, x->dtype, from + h * head_stride * size, to + h * p->width * size, cosine, sine, first, count);
+                turn_row(p, x->dtype, from + h * head_stride * size, to + h * p->width * size,
+                         cosine, sine, first, count);
         }
     }
 }
@@ -160,7 +173,8 @@ static tn_status rope_prepare(tn_step *step)
     p->places = at_least_one(tn_operand_size(&step->in[1]));
     p->interleaved = a->interleaved;
     p->inverse = a->inverse;
-    for (int64_t i = 0; i < half; i++) p->frequency[i] = pow(a->base, -2.0 * (double)i / (double)a->rotary);
+    for (int64_t i = 0; i < half; i++)
+        p->frequency[i] = pow(a->base, -2.0 * (double)i / (double)a->rotary);
     step->prepared = p;
     return TN_OK;
 }
@@ -177,7 +191,7 @@ static void rope_layouts(const tn_step *step, tn_layout *in, tn_layout *out)
     in[1] = out[0] = TN_ROWS;
 }
 
-/* ---- cache ------------------------------------------------------------------------------------------------------ */
+/* ---- cache ----------------------------------------------------------------------------------- */
 
 typedef struct copy_call {
     const char *from;
@@ -188,7 +202,8 @@ typedef struct copy_call {
 static void copy_piece(void *context, int64_t begin, int64_t end)
 {
     const copy_call *call = context;
-    for (int64_t i = begin; i < end; i++) memcpy(call->to + i * call->bytes, call->from + i * call->bytes, (size_t)call->bytes);
+    for (int64_t i = begin; i < end; i++)
+        memcpy(call->to + i * call->bytes, call->from + i * call->bytes, (size_t)call->bytes);
 }
 
 /* Elements of what follows [B, L]. */
@@ -199,26 +214,31 @@ static int64_t row_elements(const tn_operand *x)
     return n;
 }
 
-static tn_status cache_write_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
+static tn_status cache_write_run(const tn_step *step, void *const *in, void *const *out,
+                                 void *workspace)
 {
     (void)workspace;
     const tn_operand *base = &step->in[0], *values = &step->in[1];
     int64_t sequences = base->dim[0], room = base->dim[1], length = values->dim[1];
     int64_t size = (int64_t)tn_dtype_size(base->dtype), row = row_elements(base) * size;
     const int32_t *start = in[2];
-    for (int64_t b = 0; b < sequences; b++) /* before anything is written: base may be somebody's state */
+    for (int64_t b = 0; b < sequences;
+         b++) /* before anything is written: base may be somebody's state */
         if (start[b] < 0 || start[b] > room - length)
-            return tn_fail(TN_INVALID, "cache_write: start[%lld] is %d, but %lld rows must fit into %lld", (long long)b, (int)start[b],
-                           (long long)length, (long long)room);
+            return tn_fail(TN_INVALID,
+                           "cache_write: start[%lld] is %d, but %lld rows must fit into %lld",
+                           (long long)b, (int)start[b], (long long)length, (long long)room);
     char *to = out[0];
     const char *from = in[1];
     if (to != (const char *)in[0] && row > 0) {
         copy_call call = {in[0], to, room * row};
-        tn_parallel(sequences, call.bytes > 100000 ? 2 : 1 + 100000 / at_least_one(call.bytes), copy_piece, &call);
+        tn_parallel(sequences, call.bytes > 100000 ? 2 : 1 + 100000 / at_least_one(call.bytes),
+                    copy_piece, &call);
     }
     for (int64_t b = 0; b < sequences && row > 0; b++)
         for (int64_t i = 0; i < length; i++)
-            memcpy(to + (b * room + start[b] + i) * row, from + (b * values->stride[0] + i * values->stride[1]) * size, (size_t)row);
+            memcpy(to + (b * room + start[b] + i) * row,
+                   from + (b * values->stride[0] + i * values->stride[1]) * size, (size_t)row);
     return TN_OK;
 }
 
@@ -239,9 +259,13 @@ static void cache_write_layouts(const tn_step *step, tn_layout *in, tn_layout *o
 void TN_ISA(tn_cpu_rope)(tn_kernel_table *table);
 void TN_ISA(tn_cpu_rope)(tn_kernel_table *table)
 {
-    static const tn_kernel rope = {
-        .layouts = rope_layouts, .in_place = 1, .prepare = rope_prepare, .run = rope_run, .release = rope_release};
-    static const tn_kernel cache_write = {.layouts = cache_write_layouts, .in_place = 1, .run = cache_write_run};
+    static const tn_kernel rope = {.layouts = rope_layouts,
+                                   .in_place = 1,
+                                   .prepare = rope_prepare,
+                                   .run = rope_run,
+                                   .release = rope_release};
+    static const tn_kernel cache_write = {
+        .layouts = cache_write_layouts, .in_place = 1, .run = cache_write_run};
     table->kernel[TN_OP_ROPE] = &rope;
     table->kernel[TN_OP_CACHE_WRITE] = &cache_write;
 }

@@ -1,4 +1,5 @@
-/* Sums and maxima of rows, a chunk of columns at a time, by dtype: what scatter_add and the segment operations are made of. */
+/* Sums and maxima of rows, a chunk of columns at a time, by dtype: what scatter_add and the segment
+ * operations are made of. */
 #ifndef TN_CPU_SIMD_ROW_SUM_H
 #define TN_CPU_SIMD_ROW_SUM_H
 
@@ -107,8 +108,9 @@ static inline void tn_row_store(void *restrict out, const tn_accumulator *restri
     }
 }
 
-/* Sum of the chunk of columns at `in` of the rows order[first] .. order[last-1] (order NULL: first .. last-1), in blocks of 128 that are
- * then added: the rounding error grows with the block and the number of blocks, not with the number of rows. */
+/* Sum of the chunk of columns at `in` of the rows order[first] .. order[last-1] (order NULL: first
+ * .. last-1), in blocks of 128 that are then added: the rounding error grows with the block and the
+ * number of blocks, not with the number of rows. */
 static inline void tn_row_sum(const unsigned char *in, int64_t row_bytes, tn_dtype dtype,
                               const uint32_t *order, int64_t first, int64_t last, int64_t width,
                               tn_accumulator *total)

@@ -1,7 +1,7 @@
 /* Sums, maxima and broadcasts over segments of packed rows.
  *
- * Every element of a result is made by one thread, in an order that depends on the offsets alone. Sums of bf16 and f16 are kept in
- * f32 and rounded once. */
+ * Every element of a result is made by one thread, in an order that depends on the offsets alone.
+ * Sums of bf16 and f16 are kept in f32 and rounded once. */
 #include <string.h>
 
 #include "base/status.h"

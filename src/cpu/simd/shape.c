@@ -1,4 +1,5 @@
-/* Reshape, transpose, broadcast, slice and concat: copies between strides (copy.c). Any dtype, by the size of its elements. */
+/* Reshape, transpose, broadcast, slice and concat: copies between strides (copy.c). Any dtype, by
+ * the size of its elements. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,7 @@ static void release(tn_step *step)
     step->prepared = NULL;
 }
 
-/* ---- views made dense -------------------------------------------------------------------------------------- */
+/* ---- views made dense ------------------------------------------------------------------------ */
 
 typedef struct view_copy {
     tn_copy copy;
@@ -79,11 +80,10 @@ static tn_status reshape_run(const tn_step *step, void *const *in, void *const *
     return TN_OK;
 }
 
-/* ---- concat --------------------------------------------------------------------------------------------------- */
+/* ---- concat ---------------------------------------------------------------------------------- */
 
 typedef struct concat_plan {
-    bool
-        interleaved; /* every input is short contiguous rows: the output is written once, from front to back */
+    bool interleaved; /* all inputs are short contiguous rows: the output is written in one go */
     int64_t rows, grain;
     struct part {
         tn_copy copy;

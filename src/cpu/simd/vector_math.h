@@ -1,9 +1,10 @@
 /* Elementary functions of f32 for SIMD kernels.
  *
  * Each is a scalar function without branches, table look-ups or calls, so that a loop over it
- * marked `#pragma omp simd` becomes vector code on every instruction set. Errors, measured over all
- * f32 (tests/cpu/test_vector_math.c): exp and log at most 2 ulp, the others at most 4. NaN,
- * infinities and subnormals are as in C's math library, except that sin and cos want |x| < 2^23.
+ * marked `#pragma omp simd` becomes vector code on every instruction set. Errors against f64
+ * (tests/cpu/test_vector_math.c, which tries all f32 on request): exp and log at most 2 ulp, the
+ * others at most 4. NaN, infinities and subnormals are as in C's math library, except that sin and
+ * cos want |x| < 2^23.
  *
  * The polynomials are minimax fits by Remez' algorithm (scripts/minimax.py), rounded to f32. */
 #ifndef TN_CPU_SIMD_VECTOR_MATH_H

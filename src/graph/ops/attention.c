@@ -1,24 +1,26 @@
 /* Attention, rotary positions and the cache write: shapes, gradients and their dense forms.
  *
- * The dense form stores the scores [B, K, G*L, M] and is what a backend without the kernel runs, what second
- * derivatives go through, and what the kernels are tested against. Letters: see graph.h; G = H/K heads read one key head. */
+ * The dense form stores the scores [B, K, G*L, M] and is what a backend without the kernel runs,
+ * what second derivatives go through, and what the kernels are tested against. Letters: see
+ * graph.h; G = H/K heads read one key head. */
 #include "graph/attention.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- building --------------------------------------------------------------------------------------------------- */
+/* ---- building -------------------------------------------------------------------------------- */
 
 /* Appends an optional operand of the wanted kind and shape. False after an error. */
-static bool take(tn_node *in, int *count, bool *has, tn_node operand, const char *what, tn_dtype dtype, tn_shape shape)
+static bool take(tn_node *in, int *count, bool *has, tn_node operand, const char *what,
+                 tn_dtype dtype, tn_shape shape)
 {
     *has = !tn_is_none(operand);
     if (!*has) return true;
     if (tn_dtype_of(operand) != dtype || !tn_shape_equal(tn_shape_of(operand), shape)) {
         tn_graph_fail(in[0].graph, "attention: %s is %s %s; it must be %s %s here", what,
-                      tn_dtype_name(tn_dtype_of(operand)), tn_shape_text(tn_shape_of(operand)), tn_dtype_name(dtype),
-                      tn_shape_text(shape));
+                      tn_dtype_name(tn_dtype_of(operand)), tn_shape_text(tn_shape_of(operand)),
+                      tn_dtype_name(dtype), tn_shape_text(shape));
         return false;
     }
     in[(*count)++] = operand;
@@ -34,33 +36,43 @@ static bool operands_fit(tn_node q, tn_node k, tn_node v, const tn_attention_opt
 {
     bool packed = !tn_is_none(o->offsets);
     tn_shape qs = tn_shape_of(q), ks = tn_shape_of(k), vs = tn_shape_of(v);
-    const char *form = packed ? "q [T, H, Q], k and v [T, K, Q]" : "q [B, L, H, Q], k and v [B, M, K, Q]";
+    const char *form = packed ? "q [T, H, Q], k and v [T, K, Q]"
+                              : "q [B, L, H, Q], k and v [B, M, K, Q]";
     int rank = packed ? 3 : 4;
-    if (!tn_dtype_is_float(tn_dtype_of(q)) || tn_dtype_of(k) != tn_dtype_of(q) || tn_dtype_of(v) != tn_dtype_of(q)) {
-        tn_graph_fail(q.graph, "attention: q, k and v are %s, %s and %s; cast them to one floating-point type",
-                      tn_dtype_name(tn_dtype_of(q)), tn_dtype_name(tn_dtype_of(k)), tn_dtype_name(tn_dtype_of(v)));
+    if (!tn_dtype_is_float(tn_dtype_of(q)) || tn_dtype_of(k) != tn_dtype_of(q) ||
+        tn_dtype_of(v) != tn_dtype_of(q)) {
+        tn_graph_fail(
+            q.graph,
+            "attention: q, k and v are %s, %s and %s; cast them to one floating-point type",
+            tn_dtype_name(tn_dtype_of(q)), tn_dtype_name(tn_dtype_of(k)),
+            tn_dtype_name(tn_dtype_of(v)));
         return false;
     }
-    bool fits = qs.rank == rank && ks.rank == rank && tn_shape_equal(ks, vs) && qs.dim[rank - 1] == ks.dim[rank - 1] &&
-                qs.dim[0] == ks.dim[0];
+    bool fits = qs.rank == rank && ks.rank == rank && tn_shape_equal(ks, vs) &&
+                qs.dim[rank - 1] == ks.dim[rank - 1] && qs.dim[0] == ks.dim[0];
     if (!fits) {
-        tn_graph_fail(q.graph, "attention: q %s, k %s, v %s do not fit; %s wants %s", tn_shape_text(qs), tn_shape_text(ks),
-                      tn_shape_text(vs), packed ? "the packed form" : "the dense form", form);
+        tn_graph_fail(q.graph, "attention: q %s, k %s, v %s do not fit; %s wants %s",
+                      tn_shape_text(qs), tn_shape_text(ks), tn_shape_text(vs),
+                      packed ? "the packed form" : "the dense form", form);
         return false;
     }
     int64_t heads = qs.dim[rank - 2], groups = ks.dim[rank - 2];
     if (groups == 0 ? heads != 0 : heads % groups != 0) {
-        tn_graph_fail(q.graph, "attention: %lld heads are not a multiple of %lld key/value heads", (long long)heads,
-                      (long long)groups);
+        tn_graph_fail(q.graph, "attention: %lld heads are not a multiple of %lld key/value heads",
+                      (long long)heads, (long long)groups);
         return false;
     }
     if (o->window < 0 || o->longest < 0 || !isfinite(o->scale)) {
-        tn_graph_fail(q.graph, "attention: window %lld, longest %lld, scale %g; none may be negative or infinite",
-                      (long long)o->window, (long long)o->longest, o->scale);
+        tn_graph_fail(
+            q.graph,
+            "attention: window %lld, longest %lld, scale %g; none may be negative or infinite",
+            (long long)o->window, (long long)o->longest, o->scale);
         return false;
     }
     if (packed && (!tn_is_none(o->length) || !tn_is_none(o->bias))) {
-        tn_graph_fail(q.graph, "attention: offsets (packed sequences) do not go together with length or bias");
+        tn_graph_fail(
+            q.graph,
+            "attention: offsets (packed sequences) do not go together with length or bias");
         return false;
     }
     if (packed && (tn_rank(o->offsets) != 1 || tn_dim(o->offsets, 0) < 1)) {
@@ -71,10 +83,7 @@ static bool operands_fit(tn_node q, tn_node k, tn_node v, const tn_attention_opt
     return true;
 }
 
-static tn_dtype compute_dtype(tn_node q)
-{
-    return tn_dtype_of(q) == TN_F64 ? TN_F64 : TN_F32;
-}
+static tn_dtype compute_dtype(tn_node q) { return tn_dtype_of(q) == TN_F64 ? TN_F64 : TN_F32; }
 
 tn_node tn_attention_with(tn_node q, tn_node k, tn_node v, tn_attention_options o)
 {
@@ -94,27 +103,39 @@ tn_node tn_attention_with(tn_node q, tn_node k, tn_node v, tn_attention_options 
     int count = 3;
     if (!tn_is_none(o.bias)) {
         tn_shape scores = TN_SHAPE(s.B, s.H, s.L, s.M), both;
-        if (!tn_shape_broadcast(tn_shape_of(o.bias), scores, &both) || !tn_shape_equal(both, scores))
-            return tn_graph_fail(q.graph, "attention: bias %s does not broadcast to the scores [B, H, L, M] = %s",
-                                 tn_shape_text(tn_shape_of(o.bias)), tn_shape_text(scores));
+        if (!tn_shape_broadcast(tn_shape_of(o.bias), scores, &both) ||
+            !tn_shape_equal(both, scores))
+            return tn_graph_fail(
+                q.graph, "attention: bias %s does not broadcast to the scores [B, H, L, M] = %s",
+                tn_shape_text(tn_shape_of(o.bias)), tn_shape_text(scores));
         o.bias = tn_cast(o.bias, compute_dtype(q));
     }
-    if (!take(in, &count, &attribute.has_bias, o.bias, "bias", compute_dtype(q), tn_shape_of(o.bias)) ||
+    if (!take(in, &count, &attribute.has_bias, o.bias, "bias", compute_dtype(q),
+              tn_shape_of(o.bias)) ||
         !take(in, &count, &attribute.has_key_mask, o.key_mask, "key_mask", TN_BOOL,
               packed ? TN_SHAPE(s.M) : TN_SHAPE(s.B, s.M)) ||
-        !take(in, &count, &attribute.has_offsets, o.offsets, "offsets", TN_I32, tn_shape_of(o.offsets)) ||
+        !take(in, &count, &attribute.has_offsets, o.offsets, "offsets", TN_I32,
+              tn_shape_of(o.offsets)) ||
         !take(in, &count, &attribute.has_length, o.length, "length", TN_I32, TN_SHAPE(s.B)))
         return TN_NONE;
     tn_dtype lse_dtype = compute_dtype(q);
     tn_shape lse_shape = packed ? TN_SHAPE(s.H, s.L) : TN_SHAPE(s.B, s.H, s.L);
-    return tn_node_new(NULL, &(tn_new_node){.id = TN_OP_ATTENTION, .dtype = tn_dtype_of(q), .shape = tn_shape_of(q), .in = in,
-                                            .in_count = count, .attribute = &attribute, .attribute_size = sizeof attribute,
-                                            .more = 1, .more_dtype = &lse_dtype, .more_shape = &lse_shape});
+    return tn_node_new(NULL, &(tn_new_node){.id = TN_OP_ATTENTION,
+                                            .dtype = tn_dtype_of(q),
+                                            .shape = tn_shape_of(q),
+                                            .in = in,
+                                            .in_count = count,
+                                            .attribute = &attribute,
+                                            .attribute_size = sizeof attribute,
+                                            .more = 1,
+                                            .more_dtype = &lse_dtype,
+                                            .more_shape = &lse_shape});
 }
 
-/* ---- gradient --------------------------------------------------------------------------------------------------- */
+/* ---- gradient -------------------------------------------------------------------------------- */
 
-static void attention_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
+static void attention_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out,
+                          tn_node *d_in)
 {
     /* Nobody outside reads lse, and the rules below write second derivatives without it. */
     if (tn_is_none(d_out[0])) return;
@@ -122,21 +143,30 @@ static void attention_vjp(const tn_node *in, const tn_node *out, const tn_node *
     const tn_attention_attribute *attribute = self->attribute;
     tn_node all[10] = {in[0], in[1], in[2], out[0], out[1], d_out[0]};
     for (int i = 3; i < self->in_count; i++) all[i + 3] = in[i];
-    tn_new_node description = {.id = TN_OP_ATTENTION_GRAD, .dtype = tn_dtype_of(in[0]), .shape = tn_shape_of(in[0]), .in = all,
-                               .in_count = self->in_count + 3, .attribute = attribute,
-                               .attribute_size = sizeof *attribute, .more = 2,
+    tn_new_node description = {.id = TN_OP_ATTENTION_GRAD,
+                               .dtype = tn_dtype_of(in[0]),
+                               .shape = tn_shape_of(in[0]),
+                               .in = all,
+                               .in_count = self->in_count + 3,
+                               .attribute = attribute,
+                               .attribute_size = sizeof *attribute,
+                               .more = 2,
                                .more_dtype = (tn_dtype[]){tn_dtype_of(in[1]), tn_dtype_of(in[2])},
                                .more_shape = (tn_shape[]){tn_shape_of(in[1]), tn_shape_of(in[2])}};
     tn_node gradient = tn_node_new(NULL, &description);
     for (int i = 0; i < 3; i++) d_in[i] = tn_result(gradient, i);
     if (!attribute->has_bias) return;
     tn_node bias = in[3]; /* a node of its own: it drops out when nobody wants the bias' gradient */
-    d_in[3] = tn_node_new(NULL, &(tn_new_node){.id = TN_OP_ATTENTION_BIAS_GRAD, .dtype = tn_dtype_of(bias),
-                                               .shape = tn_shape_of(bias), .in = all, .in_count = self->in_count + 3,
-                                               .attribute = attribute, .attribute_size = sizeof *attribute});
+    d_in[3] = tn_node_new(NULL, &(tn_new_node){.id = TN_OP_ATTENTION_BIAS_GRAD,
+                                               .dtype = tn_dtype_of(bias),
+                                               .shape = tn_shape_of(bias),
+                                               .in = all,
+                                               .in_count = self->in_count + 3,
+                                               .attribute = attribute,
+                                               .attribute_size = sizeof *attribute});
 }
 
-/* ---- dense forms ------------------------------------------------------------------------------------------------ */
+/* ---- dense forms ----------------------------------------------------------------------------- */
 
 typedef struct dense_form {
     tn_attention_sizes s;
@@ -171,7 +201,8 @@ static tn_node both(tn_node a, tn_node b)
     return tn_is_none(a) ? b : tn_is_none(b) ? a : tn_and(a, b);
 }
 
-/* Segment of each token [T]: how many ends it has behind it; S for tokens behind the last segment. */
+/* Segment of each token [T]: how many ends it has behind it; S for tokens behind the last
+ * segment. */
 static tn_node segment_of_token(tn_node offsets, int64_t tokens)
 {
     int64_t segments = tn_dim(offsets, 0) - 1;
@@ -181,7 +212,8 @@ static tn_node segment_of_token(tn_node offsets, int64_t tokens)
 }
 
 /* Which (query, key) pairs may meet: bool, broadcastable to [B, K, G, L, M]; empty when all may. */
-static tn_node allowed_pairs(const tn_attention_sizes *s, const tn_attention_attribute *a, const tn_node *in, int first)
+static tn_node allowed_pairs(const tn_attention_sizes *s, const tn_attention_attribute *a,
+                             const tn_node *in, int first)
 {
     tn_graph *graph = in[0].graph;
     tn_attention_optional at = tn_attention_find(a, first);
@@ -198,12 +230,15 @@ static tn_node allowed_pairs(const tn_attention_sizes *s, const tn_attention_att
     if (a->causal) allowed = both(allowed, tn_less_equal(key, query));
     if (a->window > 0) {
         tn_node distance = tn_subtract(query, key);
-        allowed = both(allowed, tn_less(tn_abs(tn_cast(distance, TN_F32)), tn_fill(graph, TN_F32, TN_SCALAR, (double)a->window)));
+        allowed = both(allowed, tn_less(tn_abs(tn_cast(distance, TN_F32)),
+                                        tn_fill(graph, TN_F32, TN_SCALAR, (double)a->window)));
     }
-    if (at.key_mask >= 0) allowed = both(allowed, tn_reshape(in[at.key_mask], TN_SHAPE(s->B, 1, 1, 1, s->M)));
+    if (at.key_mask >= 0)
+        allowed = both(allowed, tn_reshape(in[at.key_mask], TN_SHAPE(s->B, 1, 1, 1, s->M)));
     if (at.offsets >= 0) {
         tn_node segment = segment_of_token(in[at.offsets], s->L);
-        tn_node of_query = tn_reshape(segment, TN_SHAPE(1, 1, 1, s->L, 1)), of_key = tn_reshape(segment, TN_SHAPE(1, 1, 1, 1, s->M));
+        tn_node of_query = tn_reshape(segment, TN_SHAPE(1, 1, 1, s->L, 1)),
+                of_key = tn_reshape(segment, TN_SHAPE(1, 1, 1, 1, s->M));
         tn_node count = tn_fill(graph, TN_F32, TN_SCALAR, (double)(tn_dim(in[at.offsets], 0) - 1));
         allowed = both(allowed, both(tn_equal(of_query, of_key), tn_less(of_query, count)));
     }
@@ -221,13 +256,15 @@ static tn_node bias_by_group(const tn_attention_sizes *s, tn_node bias)
 
 static dense_form make_dense(const tn_node *in, const tn_attention_attribute *a, int first)
 {
-    dense_form f = {.s = tn_attention_sizes_of(tn_shape_of(in[0]).dim, tn_shape_of(in[1]).dim, a->has_offsets),
-                    .compute = compute_dtype(in[0])};
+    dense_form f = {
+        .s = tn_attention_sizes_of(tn_shape_of(in[0]).dim, tn_shape_of(in[1]).dim, a->has_offsets),
+        .compute = compute_dtype(in[0])};
     const tn_attention_sizes *s = &f.s;
     f.q = fold(&f, in[0], s->L, s->H);
     f.k = fold(&f, in[1], s->M, s->K);
     f.v = fold(&f, in[2], s->M, s->K);
-    tn_shape scores = TN_SHAPE(s->B, s->K, s->G, s->L, s->M), folded = TN_SHAPE(s->B, s->K, s->G * s->L, s->M);
+    tn_shape scores = TN_SHAPE(s->B, s->K, s->G, s->L, s->M),
+             folded = TN_SHAPE(s->B, s->K, s->G * s->L, s->M);
     tn_node score = tn_matmul(f.q, f.k, .transpose_b = true);
     score = tn_reshape(tn_affine(score, a->scale, 0), scores);
     if (a->has_bias) score = tn_add(score, bias_by_group(s, in[first]));
@@ -268,8 +305,8 @@ static tn_node score_cotangent(const dense_form *f, tn_node d_y)
     return tn_multiply(f->probability, tn_subtract(d_p, delta));
 }
 
-/* Written in q, k, v and d_y alone: y and lse are functions of q, k and v, so that differentiating this form gives the
- * whole second derivative. */
+/* Written in q, k, v and d_y alone: y and lse are functions of q, k and v, so that differentiating
+ * this form gives the whole second derivative. */
 static void attention_grad_decompose(const tn_node *in, const tn_node self, tn_node *out)
 {
     const tn_attention_attribute *a = tn_value_of(self)->attribute;
@@ -289,9 +326,10 @@ static void attention_bias_grad_decompose(const tn_node *in, const tn_node self,
     out[0] = tn_sum_to(d_score, in[6]);
 }
 
-/* ---- FLOP ------------------------------------------------------------------------------------------------------- */
+/* ---- FLOP ------------------------------------------------------------------------------------ */
 
-/* (query, key) pairs that meet. What only the run knows (segments, lengths, masks) counts at its bound. */
+/* (query, key) pairs that meet. What only the run knows (segments, lengths, masks) counts at its
+ * bound. */
 static double pairs(const tn_attention_attribute *a, const tn_attention_sizes *s)
 {
     int64_t keys = a->has_offsets && a->longest > 0 && a->longest < s->M ? a->longest : s->M;
@@ -311,7 +349,8 @@ static double pairs(const tn_attention_attribute *a, const tn_attention_sizes *s
 static double products(const tn_value *self, const tn_value *const *in, int count)
 {
     const tn_attention_attribute *a = self->attribute;
-    tn_attention_sizes s = tn_attention_sizes_of(in[0]->shape.dim, in[1]->shape.dim, a->has_offsets);
+    tn_attention_sizes s = tn_attention_sizes_of(in[0]->shape.dim, in[1]->shape.dim,
+                                                 a->has_offsets);
     return 2.0 * count * (double)s.B * (double)s.H * (double)s.Q * pairs(a, &s);
 }
 
@@ -325,12 +364,16 @@ static double attention_grad_flop(const tn_value *self, const tn_value *const *i
     return products(self, in, 5);
 }
 
-/* ---- rotary positions ------------------------------------------------------------------------------------------- */
+/* ---- rotary positions ------------------------------------------------------------------------ */
 
 static tn_node rope(tn_node x, tn_node position, const tn_rope_attribute *attribute)
 {
-    return tn_node_new(NULL, &(tn_new_node){.id = TN_OP_ROPE, .dtype = tn_dtype_of(x), .shape = tn_shape_of(x),
-                                            .in = (tn_node[]){x, position}, .in_count = 2, .attribute = attribute,
+    return tn_node_new(NULL, &(tn_new_node){.id = TN_OP_ROPE,
+                                            .dtype = tn_dtype_of(x),
+                                            .shape = tn_shape_of(x),
+                                            .in = (tn_node[]){x, position},
+                                            .in_count = 2,
+                                            .attribute = attribute,
                                             .attribute_size = sizeof *attribute});
 }
 
@@ -341,17 +384,22 @@ tn_node tn_rope_with(tn_node x, tn_node position, tn_rope_options o)
     tn_shape xs = tn_shape_of(x), ps = tn_shape_of(position);
     int64_t width = xs.rank ? xs.dim[xs.rank - 1] : 0, rotary = o.rotary ? o.rotary : width;
     if (!tn_dtype_is_float(tn_dtype_of(x)) || tn_dtype_of(position) != TN_I32)
-        return tn_graph_fail(x.graph, "rope: x is %s and position %s; they must be floating-point and i32",
+        return tn_graph_fail(x.graph,
+                             "rope: x is %s and position %s; they must be floating-point and i32",
                              tn_dtype_name(tn_dtype_of(x)), tn_dtype_name(tn_dtype_of(position)));
     /* position names every dimension of x before [H, Q], or the last of them alone */
     bool fits = xs.rank >= 3 && (ps.rank == xs.rank - 2 || ps.rank == 1);
-    for (int i = 0; fits && i < ps.rank; i++) fits = ps.dim[ps.rank - 1 - i] == xs.dim[xs.rank - 3 - i];
+    for (int i = 0; fits && i < ps.rank; i++)
+        fits = ps.dim[ps.rank - 1 - i] == xs.dim[xs.rank - 3 - i];
     if (!fits)
-        return tn_graph_fail(x.graph, "rope: position %s does not fit x %s; x [..., L, H, Q] wants [L] or [..., L]",
-                             tn_shape_text(ps), tn_shape_text(xs));
+        return tn_graph_fail(
+            x.graph, "rope: position %s does not fit x %s; x [..., L, H, Q] wants [L] or [..., L]",
+            tn_shape_text(ps), tn_shape_text(xs));
     if (rotary < 0 || rotary > width || rotary % 2)
-        return tn_graph_fail(x.graph, "rope: %lld of %lld elements are to turn; it must be an even number up to %lld",
-                             (long long)rotary, (long long)width, (long long)width);
+        return tn_graph_fail(
+            x.graph,
+            "rope: %lld of %lld elements are to turn; it must be an even number up to %lld",
+            (long long)rotary, (long long)width, (long long)width);
     if (o.base != 0 && !(o.base > 0 && isfinite(o.base)))
         return tn_graph_fail(x.graph, "rope: base %g is not positive", o.base);
     tn_rope_attribute attribute;
@@ -386,7 +434,8 @@ static void rope_decompose(const tn_node *in, const tn_node self, tn_node *out)
     tn_shape column = {.rank = ps.rank + 2};
     for (int i = 0; i < ps.rank; i++) column.dim[i] = ps.dim[i];
     column.dim[ps.rank] = column.dim[ps.rank + 1] = 1;
-    tn_node exponent = tn_affine(tn_iota(graph, TN_F64, TN_SHAPE(half), 0), -2 * log(a->base) / (double)a->rotary, 0);
+    tn_node exponent = tn_affine(tn_iota(graph, TN_F64, TN_SHAPE(half), 0),
+                                 -2 * log(a->base) / (double)a->rotary, 0);
     tn_node angle = tn_multiply(tn_reshape(tn_cast(in[1], TN_F64), column), tn_exp(exponent));
     tn_node cosine = tn_cast(tn_cos(angle), compute), sine = tn_cast(tn_sin(angle), compute);
     if (a->inverse) sine = tn_neg(sine);
@@ -405,7 +454,9 @@ static void rope_decompose(const tn_node *in, const tn_node self, tn_node *out)
                        tn_add(tn_multiply(second, cosine), tn_multiply(first, sine))};
     turned = a->interleaved ? tn_reshape(tn_stack(pair, 2, -1), halves) : tn_concat(pair, 2, -1);
     turned = tn_cast(turned, dtype);
-    out[0] = a->rotary == width ? turned : tn_concat((tn_node[]){turned, tn_slice(x, -1, a->rotary, INT64_MAX, 1)}, 2, -1);
+    out[0] = a->rotary == width
+                 ? turned
+                 : tn_concat((tn_node[]){turned, tn_slice(x, -1, a->rotary, INT64_MAX, 1)}, 2, -1);
 }
 
 static double rope_flop(const tn_value *self, const tn_value *const *in)
@@ -416,7 +467,7 @@ static double rope_flop(const tn_value *self, const tn_value *const *in)
     return width > 0 ? 3 * (double)tn_shape_size(self->shape) / width * (double)a->rotary : 0;
 }
 
-/* ---- cache ------------------------------------------------------------------------------------------------------ */
+/* ---- cache ----------------------------------------------------------------------------------- */
 
 tn_node tn_cache_write(tn_node base, tn_node values, tn_node start)
 {
@@ -424,15 +475,24 @@ tn_node tn_cache_write(tn_node base, tn_node values, tn_node start)
     start = as_i32(start);
     tn_shape bs = tn_shape_of(base), vs = tn_shape_of(values), expected = bs;
     if (vs.rank >= 2 && bs.rank >= 2) expected.dim[1] = vs.dim[1];
-    if (bs.rank < 2 || !tn_shape_equal(vs, expected) || vs.dim[1] > bs.dim[1] || tn_dtype_of(base) != tn_dtype_of(values))
-        return tn_graph_fail(base.graph, "cache_write: values %s %s do not fit into base %s %s; base [B, M, ...] wants [B, L, ...] with L <= M",
-                             tn_dtype_name(tn_dtype_of(values)), tn_shape_text(vs), tn_dtype_name(tn_dtype_of(base)),
-                             tn_shape_text(bs));
+    if (bs.rank < 2 || !tn_shape_equal(vs, expected) || vs.dim[1] > bs.dim[1] ||
+        tn_dtype_of(base) != tn_dtype_of(values))
+        return tn_graph_fail(base.graph,
+                             "cache_write: values %s %s do not fit into base %s %s; base [B, M, "
+                             "...] wants [B, L, ...] with L <= M",
+                             tn_dtype_name(tn_dtype_of(values)), tn_shape_text(vs),
+                             tn_dtype_name(tn_dtype_of(base)), tn_shape_text(bs));
     if (tn_dtype_of(start) != TN_I32 || !tn_shape_equal(tn_shape_of(start), TN_SHAPE(bs.dim[0])))
-        return tn_graph_fail(base.graph, "cache_write: start is %s %s; it must be i32 [%lld], one position a sequence",
-                             tn_dtype_name(tn_dtype_of(start)), tn_shape_text(tn_shape_of(start)), (long long)bs.dim[0]);
-    return tn_node_new(NULL, &(tn_new_node){.id = TN_OP_CACHE_WRITE, .dtype = tn_dtype_of(base), .shape = bs,
-                                            .in = (tn_node[]){base, values, start}, .in_count = 3});
+        return tn_graph_fail(
+            base.graph,
+            "cache_write: start is %s %s; it must be i32 [%lld], one position a sequence",
+            tn_dtype_name(tn_dtype_of(start)), tn_shape_text(tn_shape_of(start)),
+            (long long)bs.dim[0]);
+    return tn_node_new(NULL, &(tn_new_node){.id = TN_OP_CACHE_WRITE,
+                                            .dtype = tn_dtype_of(base),
+                                            .shape = bs,
+                                            .in = (tn_node[]){base, values, start},
+                                            .in_count = 3});
 }
 
 /* x with one entry a row [B] or a column [L] stretched over `shape` [B, L, ...]: a view. */
@@ -452,7 +512,8 @@ static tn_node rows_from(tn_node x, tn_node start, tn_node like)
     return tn_take_along(x, tn_broadcast(index, shape), 1);
 }
 
-static void cache_write_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out, tn_node *d_in)
+static void cache_write_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out,
+                            tn_node *d_in)
 {
     (void)out;
     d_in[0] = tn_cache_write(d_out[0], tn_like(in[1], 0), in[2]);
@@ -470,7 +531,8 @@ static void cache_write_decompose(const tn_node *in, const tn_node self, tn_node
     }
     tn_node position = along(tn_iota(in[0].graph, TN_I32, TN_SHAPE(shape.dim[1]), 0), 1, shape);
     tn_node index = tn_subtract(position, along(in[2], 0, shape));
-    tn_node zero = tn_fill(in[0].graph, TN_I32, TN_SCALAR, 0), last = tn_fill(in[0].graph, TN_I32, TN_SCALAR, (double)(length - 1));
+    tn_node zero = tn_fill(in[0].graph, TN_I32, TN_SCALAR, 0),
+            last = tn_fill(in[0].graph, TN_I32, TN_SCALAR, (double)(length - 1));
     tn_node written = tn_and(tn_greater_equal(index, zero), tn_less_equal(index, last));
     tn_node inside = tn_broadcast(tn_minimum(tn_maximum(index, zero), last), shape);
     out[0] = tn_where(written, tn_take_along(in[1], inside, 1), in[0]);
@@ -483,11 +545,29 @@ static double no_flop(const tn_value *self, const tn_value *const *in)
 }
 
 const tn_op tn_attention_ops[] = {
-    {.id = TN_OP_ATTENTION, .name = "attention", .vjp = attention_vjp, .decompose = attention_decompose, .flop = attention_flop},
-    {.id = TN_OP_ATTENTION_GRAD, .name = "attention_grad", .decompose = attention_grad_decompose, .flop = attention_grad_flop},
-    {.id = TN_OP_ATTENTION_BIAS_GRAD, .name = "attention_bias_grad", .decompose = attention_bias_grad_decompose,
+    {.id = TN_OP_ATTENTION,
+     .name = "attention",
+     .vjp = attention_vjp,
+     .decompose = attention_decompose,
      .flop = attention_flop},
-    {.id = TN_OP_ROPE, .name = "rope", .flags = TN_LINEAR, .vjp = rope_vjp, .decompose = rope_decompose, .flop = rope_flop},
-    {.id = TN_OP_CACHE_WRITE, .name = "cache_write", .vjp = cache_write_vjp, .decompose = cache_write_decompose, .flop = no_flop},
+    {.id = TN_OP_ATTENTION_GRAD,
+     .name = "attention_grad",
+     .decompose = attention_grad_decompose,
+     .flop = attention_grad_flop},
+    {.id = TN_OP_ATTENTION_BIAS_GRAD,
+     .name = "attention_bias_grad",
+     .decompose = attention_bias_grad_decompose,
+     .flop = attention_flop},
+    {.id = TN_OP_ROPE,
+     .name = "rope",
+     .flags = TN_LINEAR,
+     .vjp = rope_vjp,
+     .decompose = rope_decompose,
+     .flop = rope_flop},
+    {.id = TN_OP_CACHE_WRITE,
+     .name = "cache_write",
+     .vjp = cache_write_vjp,
+     .decompose = cache_write_decompose,
+     .flop = no_flop},
 };
 const int tn_attention_op_count = sizeof tn_attention_ops / sizeof *tn_attention_ops;

@@ -6,7 +6,7 @@
 
 #include "graph/graph.h"
 
-/* ---- grid sample ------------------------------------------------------------------------------------------ */
+/* ---- grid sample ----------------------------------------------------------------------------- */
 
 static tn_dtype compute_dtype(tn_node image)
 {
@@ -63,7 +63,8 @@ static void grid_sample_vjp(const tn_node *in, const tn_node *out, const tn_node
     d_in[1] = tn_result(d_in[0], 1);
 }
 
-/* One coordinate of the grid: the pixel before it, how far behind that it lies, and which of the two pixels around exist. */
+/* One coordinate of the grid: the pixel before it, how far behind that it lies, and which of the
+ * two pixels around exist. */
 typedef struct coordinate {
     tn_node cell;      /* i64 [B, P]: index of the pixel before; may lie outside */
     tn_node weight[2]; /* [B, P]: of the pixel before and the one behind */
@@ -153,7 +154,7 @@ static double grid_sample_grad_flop(const tn_value *self, const tn_value *const 
     return 24 * (double)tn_shape_size(in[2]->shape);
 }
 
-/* ---- resize ---------------------------------------------------------------------------------------------------- */
+/* ---- resize ---------------------------------------------------------------------------------- */
 
 static tn_node resize(tn_op_id id, tn_node x, tn_shape shape, const tn_resize_attribute *attribute)
 {
@@ -216,7 +217,7 @@ static double resize_flop(const tn_value *self, const tn_value *const *in)
     return attribute->kind == TN_RESIZE_NEAREST ? 0 : 2 * taps * (self->shape.rank - 2) * larger;
 }
 
-/* ---- affine grid -------------------------------------------------------------------------------------------------- */
+/* ---- affine grid ----------------------------------------------------------------------------- */
 
 tn_node tn_affine_grid(tn_node matrix, int64_t height, int64_t width)
 {

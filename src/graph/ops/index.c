@@ -1,7 +1,7 @@
 /* Reading and writing at run-time positions: gather and scatter, segments of packed rows, sorting.
  *
- * Every reading operation is linear in its first operand and has a writing one as its adjoint, and the other way round, so the
- * rules are closed under differentiation. */
+ * Every reading operation is linear in its first operand and has a writing one as its adjoint, and
+ * the other way round, so the rules are closed under differentiation. */
 #include <string.h>
 
 #include "graph/graph.h"
@@ -20,7 +20,8 @@ static double flop_per_operand(const tn_value *self, const tn_value *const *in)
     return (double)tn_shape_size(in[0]->shape);
 }
 
-/* `index` as i32 or i64; an empty node and a graph error if it is no integer tensor. `x`: any node of the graph. */
+/* `index` as i32 or i64; an empty node and a graph error if it is no integer tensor. `x`: any node
+ * of the graph. */
 static tn_node integer(tn_node x, tn_node index, const char *op)
 {
     if (tn_is_none(index)) return tn_graph_fail(x.graph, "%s: the index is empty", op);
@@ -60,7 +61,7 @@ static int axis_in(tn_node x, tn_shape shape, int axis, const char *op)
     return -1;
 }
 
-/* ---- gather, scatter ---------------------------------------------------------------------------------- */
+/* ---- gather, scatter ------------------------------------------------------------------------- */
 
 /* shape with its axis replaced by index's dimensions; false if there are too many. */
 static bool gathered_shape(tn_shape shape, tn_shape index, int axis, tn_shape *out)
@@ -118,7 +119,7 @@ static void scatter_add_vjp(const tn_node *in, const tn_node *out, const tn_node
     d_in[0] = tn_gather(d_out[0], in[1], axis_of(out[0]));
 }
 
-/* ---- take along, put along ------------------------------------------------------------------------------ */
+/* ---- take along, put along ------------------------------------------------------------------- */
 
 /* index has shape's dimensions except along axis. */
 static bool fits_along(tn_shape shape, tn_shape index, int axis)
@@ -171,7 +172,7 @@ static void put_along_vjp(const tn_node *in, const tn_node *out, const tn_node *
     d_in[0] = tn_take_along(d_out[0], in[1], axis_of(out[0]));
 }
 
-/* ---- segments -------------------------------------------------------------------------------------------- */
+/* ---- segments -------------------------------------------------------------------------------- */
 
 /* Node over x [T or S, ...] and offsets [S+1] whose first dimension is `rows` (-1: S). */
 static tn_node segments(tn_op_id id, tn_node x, tn_node offsets, int64_t rows)
@@ -249,7 +250,8 @@ static void segment_broadcast_vjp(const tn_node *in, const tn_node *out, const t
     d_in[0] = tn_segment_sum(d_out[0], in[1]);
 }
 
-/* Shared equally among ties. A segment whose maximum is NaN equals nothing: its count of 0 is made 1. */
+/* Shared equally among ties. A segment whose maximum is NaN equals nothing: its count of 0 is made
+ * 1. */
 static void segment_max_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out,
                             tn_node *d_in)
 {
@@ -262,7 +264,7 @@ static void segment_max_vjp(const tn_node *in, const tn_node *out, const tn_node
     d_in[0] = tn_multiply(is_max, tn_segment_broadcast(share, in[1], total));
 }
 
-/* ---- order ------------------------------------------------------------------------------------------------- */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 static tn_sort_result ordered(tn_op_id id, tn_node x, int64_t k, bool descending)
 {

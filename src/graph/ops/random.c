@@ -1,4 +1,5 @@
-/* Random nodes: pure functions of (seed, stream, step, element). What they draw exactly: graph/random.h. */
+/* Random nodes: pure functions of (seed, stream, step, element). What they draw exactly:
+ * graph/random.h. */
 #include "graph/random.h"
 
 #include <string.h>
