@@ -1,7 +1,8 @@
 /* Products alone: the library's kernels beside bare oneDNN primitives, at the shapes of the
  * benchmark cases.
  *
- * usage: bench_product [f32|bf16] [SECONDS]     default: both, 0.2 s for each number
+ * usage: bench_product [f32|bf16|all] [SECONDS] [NAME]     default: all, 0.2 s for each number;
+ * only the shapes whose name has NAME in it
  *
  * "oneDNN" is one primitive on all threads with weights already in the layout it likes best,
  * which a training step cannot have for nothing; "ours" includes laying weights out and adding
@@ -19,6 +20,7 @@
 #include "tenon/random.h"
 
 static double seconds_each = 0.2;
+static const char *wanted_name = "";
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
 
@@ -28,10 +30,15 @@ typedef struct matmul_shape {
 } matmul_shape;
 
 static const matmul_shape matmuls[] = {
-    {"mlp in", 256, 1024, 784},     {"mlp hidden", 256, 1024, 1024}, {"mlp out", 256, 10, 1024},
-    {"bert qkv", 2880, 1152, 384},  {"bert out", 2880, 384, 384},    {"bert up", 2880, 1536, 384},
-    {"bert down", 2880, 384, 1536}, {"palm up", 2048, 2048, 512},    {"palm down", 2048, 512, 2048},
-    {"decode 1", 1, 2048, 512},     {"decode 8", 8, 2048, 512},      {"gru gates", 32, 48, 16},
+    {"mlp in", 256, 1024, 784},     {"mlp hidden", 256, 1024, 1024},
+    {"mlp out", 256, 10, 1024},     {"bert qkv", 2880, 1152, 384},
+    {"bert out", 2880, 384, 384},   {"bert up", 2880, 1536, 384},
+    {"bert down", 2880, 384, 1536}, {"palm up", 2048, 2048, 512},
+    {"palm down", 2048, 512, 2048}, {"lstm gates", 12800, 512, 128},
+    {"decode 1", 1, 2048, 512},     {"decode 8", 8, 2048, 512},
+    {"gru gates", 32, 48, 16},      {"grad lstm", 512, 128, 12800},
+    {"grad up", 1536, 384, 2880},   {"grad down", 384, 1536, 2880},
+    {"grad palm", 2048, 512, 2048},
 };
 
 typedef struct conv_shape {
@@ -218,6 +225,7 @@ static void measure_matmul(const matmul_shape *s, tn_dtype dtype)
 {
     static const char *const names[] = {"x w", "x w^T", "x^T d"};
     static const int argument[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
+    if (!strstr(s->name, wanted_name)) return;
     for (int way = 0; way < 3; way++) {
         bool turn_a = way == 2, turn_b = way == 1;
         tn_matmul_attribute attribute;
@@ -247,6 +255,7 @@ static void measure_matmul(const matmul_shape *s, tn_dtype dtype)
 
 static void measure_convolution(const conv_shape *s, tn_dtype dtype)
 {
+    if (!strstr(s->name, wanted_name)) return;
     static const char *const names[] = {"forward", "d input", "d weight"};
     static const tn_op_id id[] = {TN_OP_CONVOLUTION, TN_OP_CONVOLUTION_INPUT,
                                   TN_OP_CONVOLUTION_WEIGHT};
@@ -307,6 +316,7 @@ int main(int argc, char **argv)
     bool only_f32 = argc > 1 && !strcmp(argv[1], "f32"),
          only_bf16 = argc > 1 && !strcmp(argv[1], "bf16");
     if (argc > 2) seconds_each = strtod(argv[2], NULL);
+    if (argc > 3) wanted_name = argv[3];
     printf("%d threads\n", tn_thread_count());
     for (int bf16 = only_bf16; bf16 < (only_f32 ? 1 : 2); bf16++) {
         tn_dtype dtype = bf16 ? TN_BF16 : TN_F32;

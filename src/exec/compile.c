@@ -11,8 +11,8 @@ static const struct {
 } pipeline[] = {
     {tn_pass_drop_dead, false},   {tn_pass_lower, false},         {tn_pass_drop_dead, false},
     {tn_pass_merge_common, true}, {tn_pass_fold_constants, true}, {tn_pass_merge_common, true},
-    {tn_pass_fuse_norms, true},   {tn_pass_drop_dead, true},      {tn_pass_fuse, true},
-    {tn_pass_drop_dead, true},
+    {tn_pass_fuse_norms, true},   {tn_pass_drop_dead, true},      {tn_pass_fuse_activations, true},
+    {tn_pass_fuse, true},         {tn_pass_drop_dead, true},
 };
 
 static tn_status collect_roots(tn_program *program, const tn_compile_options *o)

@@ -10,6 +10,10 @@
  * be added there; gates may lie over it. At a step >= length[b] a row's gates, hidden and y are 0,
  * and cells carries the cell on.
  *
+ * All is f32 (f64 beside f64). Only an LSTM whose x and weights are bf16 has bf16 gates_input,
+ * w_hidden, h0, gates, y and h, and so their gradients; its cell stays f32. A GRU's state is its
+ * output, which would lose small steps in bf16.
+ *
  * LSTM_GRAD (gates, w_hidden, cells, c0, d_y?, d_h?, d_c?, length?) -> d_gates_input, d_h0, d_c0
  * GRU_GRAD  (gates, w_hidden, y, hidden, h0, d_y?, d_h?, length?)
  *       -> d_gates_input, d_hidden [L, B, 3N], d_h0

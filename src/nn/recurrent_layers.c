@@ -56,6 +56,7 @@ static tn_recurrent_result one_direction(tn_scope scope, const cell *kind, tn_no
     tn_node h0 = first_state(o->h0, slot), c0 = first_state(o->c0, slot);
     if (backward) x = reversed(x, o->length);
     w_input = tn_to_compute(scope, w_input);
+    if (kind->has_c) w_hidden = tn_to_compute(scope, w_hidden);
     tn_recurrent_result r =
         kind->has_c ? tn_lstm_sequence(x, w_input, w_hidden, b_input, b_hidden, h0, c0, o->length)
                     : tn_gru_sequence(x, w_input, w_hidden, b_input, b_hidden, h0, o->length);

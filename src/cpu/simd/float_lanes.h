@@ -25,6 +25,21 @@
 #define TN_VEC 4
 #endif
 
+/* Products of bf16 pairs (vdpbf16ps): compiled in, used where the machine has the instruction. */
+#if TN_VEC == 16 && (defined(__GNUC__) || defined(__clang__))
+#define TN_HAS_PAIRS 1
+#define TN_PAIRS __attribute__((target("avx512bf16")))
+#endif
+
+static inline bool tn_machine_has_pairs(void)
+{
+#ifdef TN_HAS_PAIRS
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 #define TN_VEC_INLINE static inline __attribute__((always_inline, unused))
 
 typedef float tn_vec __attribute__((vector_size(4 * TN_VEC)));

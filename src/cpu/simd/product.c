@@ -354,19 +354,10 @@ static way choose(const tn_product *p)
     return multiply_adds <= (rows_of_b ? 260e3 : 40e3) ? TILES : BLOCKED;
 }
 
-static bool has_pairs(void)
-{
-#ifdef TN_HAS_PAIRS
-    return __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
-}
-
 static void cut_small(plan *w)
 {
     const tn_product *p = &w->p;
-    w->pairs = w->way == DOTS && p->in == TN_BF16 && p->a_k == 1 && has_pairs();
+    w->pairs = w->way == DOTS && p->in == TN_BF16 && p->a_k == 1 && tn_machine_has_pairs();
     w->widen_a = p->in != TN_F32 && !w->pairs;
     w->turn_b = w->way == TILES && p->b_n != 1 && p->K > 0;
     /* What takes longer than about 10 us is worth a second core; one product is then cut into

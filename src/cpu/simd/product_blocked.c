@@ -7,6 +7,7 @@
  * of threads. Source of the scheme: Goto and van de Geijn 2008. */
 #include "cpu/simd/product_blocked.h"
 
+#include "base/threads.h"
 #include "cpu/simd/product_tile.h"
 
 /* ---- cutting --------------------------------------------------------------------------------- */
@@ -24,28 +25,19 @@ static int64_t even_part(int64_t whole, int64_t most, int64_t multiple)
     return parts > 1 ? up((whole + parts - 1) / parts, multiple) : whole;
 }
 
-static bool machine_has_pairs(void)
-{
-#ifdef TN_HAS_PAIRS
-    return __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
-}
-
 bool TN_ISA(tn_blocking_make)(tn_blocking *g, const tn_product *p)
 {
     if (p->in != TN_F32 && p->in != TN_BF16 && p->in != TN_F16) return false;
-    *g = (tn_blocking){.pairs = p->in == TN_BF16 && machine_has_pairs()};
+    *g = (tn_blocking){.pairs = p->in == TN_BF16 && tn_machine_has_pairs()};
     int64_t size = g->pairs ? 2 : 4;
     g->depth = even_part(p->K, MOST_DEPTH * 4 / size, 2);
     /* A transposed f32 a is read as it lies, unless every step along the depth would be to
      * another page. */
-    bool far = p->a_k >= 1024 && p->K > 256;
+    bool far = p->a_k >= 256 && p->K > 256;
     g->copy_a = p->in == TN_F32 ? p->a_k != 1 && far : p->a_k != 1 || !g->pairs;
     g->sums_apart = p->K > g->depth && p->out != TN_F32;
     double flop = 2 * (double)p->M * (double)p->N * (double)p->K * (double)p->batch;
-    int64_t wanted = flop < 2e6 ? 1 : flop < 20e6 ? 4 : 16, panels = g->copy_a ? 4 : 2, rows = 256;
+    int64_t wanted = flop < 2e6 ? 1 : 2 * tn_thread_count(), panels = g->copy_a ? 4 : 2, rows = 256;
     for (;;) {
         g->columns = even_part(p->N, panels * TN_PANEL, TN_PANEL);
         g->rows = even_part(p->M, rows, TN_TILE_HEIGHT);

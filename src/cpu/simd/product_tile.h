@@ -26,11 +26,6 @@ enum { TN_PANEL = TN_TILE_WIDTH * TN_VEC }; /* columns */
 #define TN_UNROLLED _Pragma("GCC unroll 16")
 #endif
 
-#if TN_VEC == 16 && (defined(__GNUC__) || defined(__clang__))
-#define TN_HAS_PAIRS 1 /* compiled in; used where the machine has the instruction */
-#define TN_PAIRS __attribute__((target("avx512bf16")))
-#endif
-
 /* c [M, N] = activation(a [M, K] b [K, N] + bias [N]). a is f32 (f32 or bf16 pairs in the
  * blocked product). */
 typedef struct tn_block {

@@ -18,6 +18,7 @@ typedef struct sequence {
     tn_recurrent_attribute attribute;
     int64_t P, L, B, I, N;
     tn_dtype dtype; /* of computation: f32, f64 beside f64 */
+    tn_dtype outer; /* of what the products read and of the output: dtype, or bf16 */
 } sequence;
 
 /* dims behind a leading [P] when there are clients. */
@@ -29,14 +30,14 @@ static tn_shape with_clients(const sequence *s, tn_shape shape)
     return out;
 }
 
-/* Checks one argument's shape and brings it to the dtype of computation. Absent: zeros if
- * `optional`, else an error. */
+/* Checks one argument's shape and brings it to `dtype`. Absent: zeros if `optional`, else an
+ * error. */
 static bool fit(const sequence *s, tn_graph *graph, tn_node *argument, const char *name,
-                bool optional, tn_shape shape)
+                bool optional, tn_dtype dtype, tn_shape shape)
 {
     shape = with_clients(s, shape);
     if (tn_is_none(*argument)) {
-        if (optional) *argument = tn_fill(graph, s->dtype, shape, 0);
+        if (optional) *argument = tn_fill(graph, dtype, shape, 0);
         return optional;
     }
     if (!tn_shape_equal(tn_shape_of(*argument), shape) ||
@@ -46,7 +47,7 @@ static bool fit(const sequence *s, tn_graph *graph, tn_node *argument, const cha
                       tn_shape_text(shape));
         return false;
     }
-    *argument = tn_cast(*argument, s->dtype);
+    *argument = tn_cast(*argument, dtype);
     return true;
 }
 
@@ -61,7 +62,7 @@ static tn_node input_share(const sequence *s, tn_node x, tn_node w_input, tn_nod
     if (s->attribute.clients && !tn_is_none(bias))
         bias = tn_reshape(bias, TN_SHAPE(s->P, 1, width));
     tn_node share;
-    if (narrow) {
+    if (narrow && s->outer == s->dtype) {
         share = tn_matmul(x, w_input, .transpose_b = true, .out_f32 = true);
         if (!tn_is_none(bias)) share = tn_add(share, bias);
     } else {
@@ -92,14 +93,20 @@ static bool begin(sequence *s, tn_node x, tn_node *w_input, tn_node *w_hidden, t
     s->L = tn_dim(x, -3), s->B = tn_dim(x, -2), s->I = tn_dim(x, -1);
     s->N = tn_dim(*w_hidden, -1);
     s->dtype = tn_dtype_of(x) == TN_F64 ? TN_F64 : TN_F32;
+    s->outer = s->gates == LSTM_GATES && tn_dtype_of(x) == TN_BF16 &&
+                       tn_dtype_of(*w_input) == TN_BF16 && tn_dtype_of(*w_hidden) == TN_BF16
+                   ? TN_BF16
+                   : s->dtype;
+    tn_dtype dtype = s->dtype;
     int64_t width = s->gates * s->N;
     tn_node w = *w_input; /* cast only where the product is made: bf16 stays bf16 */
-    if (!fit(s, x.graph, &w, "w_input", false, TN_SHAPE(width, s->I)) ||
-        !fit(s, x.graph, w_hidden, "w_hidden", false, TN_SHAPE(width, s->N)) ||
-        (!tn_is_none(*b_input) && !fit(s, x.graph, b_input, "b_input", false, TN_SHAPE(width))) ||
+    if (!fit(s, x.graph, &w, "w_input", false, dtype, TN_SHAPE(width, s->I)) ||
+        !fit(s, x.graph, w_hidden, "w_hidden", false, s->outer, TN_SHAPE(width, s->N)) ||
+        (!tn_is_none(*b_input) &&
+         !fit(s, x.graph, b_input, "b_input", false, dtype, TN_SHAPE(width))) ||
         (!tn_is_none(*b_hidden) &&
-         !fit(s, x.graph, b_hidden, "b_hidden", false, TN_SHAPE(width))) ||
-        !fit(s, x.graph, h0, "h0", true, TN_SHAPE(s->B, s->N)))
+         !fit(s, x.graph, b_hidden, "b_hidden", false, dtype, TN_SHAPE(width))) ||
+        !fit(s, x.graph, h0, "h0", true, s->outer, TN_SHAPE(s->B, s->N)))
         return false;
     if (tn_is_none(*length)) return true;
     if (tn_dtype_of(*length) == TN_I64) *length = tn_cast(*length, TN_I32);
@@ -121,7 +128,7 @@ tn_recurrent_result tn_lstm_sequence(tn_node x, tn_node w_input, tn_node w_hidde
     tn_recurrent_result none = {TN_NONE, TN_NONE, TN_NONE};
     tn_dtype outside = tn_dtype_of(x);
     if (!begin(&s, x, &w_input, &w_hidden, &b_input, &b_hidden, &h0, &length) ||
-        !fit(&s, x.graph, &c0, "c0", true, TN_SHAPE(s.B, s.N)))
+        !fit(&s, x.graph, &c0, "c0", true, s.dtype, TN_SHAPE(s.B, s.N)))
         return none;
     tn_node bias = tn_is_none(b_input)    ? b_hidden
                    : tn_is_none(b_hidden) ? b_input
@@ -131,14 +138,14 @@ tn_recurrent_result tn_lstm_sequence(tn_node x, tn_node w_input, tn_node w_hidde
              one = with_clients(&s, TN_SHAPE(s.B, s.N));
     tn_node node = tn_node_new(
         NULL, &(tn_new_node){.id = TN_OP_LSTM,
-                             .dtype = s.dtype,
+                             .dtype = s.outer,
                              .shape = with_clients(&s, TN_SHAPE(s.L, s.B, LSTM_GATES * s.N)),
                              .in = in,
                              .in_count = 4 + s.attribute.has_length,
                              .attribute = &s.attribute,
                              .attribute_size = sizeof s.attribute,
                              .more = 4,
-                             .more_dtype = (tn_dtype[]){s.dtype, s.dtype, s.dtype, s.dtype},
+                             .more_dtype = (tn_dtype[]){s.outer, s.dtype, s.outer, s.dtype},
                              .more_shape = (tn_shape[]){steps, steps, one, one}});
     if (tn_is_none(node)) return none;
     return (tn_recurrent_result){.y = tn_cast(tn_result(node, 1), outside),
@@ -153,7 +160,7 @@ tn_recurrent_result tn_gru_sequence(tn_node x, tn_node w_input, tn_node w_hidden
     tn_recurrent_result none = {TN_NONE, TN_NONE, TN_NONE};
     tn_dtype outside = tn_dtype_of(x);
     if (!begin(&s, x, &w_input, &w_hidden, &b_input, &b_hidden, &h0, &length) ||
-        !fit(&s, x.graph, &b_hidden, "b_hidden", true, TN_SHAPE(GRU_GATES * s.N)))
+        !fit(&s, x.graph, &b_hidden, "b_hidden", true, s.dtype, TN_SHAPE(GRU_GATES * s.N)))
         return none;
     tn_node in[] = {input_share(&s, x, w_input, b_input), w_hidden, b_hidden, h0, length};
     tn_shape steps = with_clients(&s, TN_SHAPE(s.L, s.B, s.N)),
@@ -225,17 +232,16 @@ static void lstm_vjp(const tn_node *in, const tn_node *out, const tn_node *d_out
     tn_node all[8] = {out[0], in[1], out[2], in[3]};
     int count = 4;
     append_optional(&a, all, &count, d_out[1], d_out[3], d_out[4], a.has_length ? in[4] : TN_NONE);
-    tn_dtype dtype = tn_dtype_of(in[0]);
     tn_node gradient = tn_node_new(
         NULL, &(tn_new_node){.id = TN_OP_LSTM_GRAD,
-                             .dtype = dtype,
+                             .dtype = tn_dtype_of(in[0]),
                              .shape = tn_shape_of(in[0]),
                              .in = all,
                              .in_count = count,
                              .attribute = &a,
                              .attribute_size = sizeof a,
                              .more = 2,
-                             .more_dtype = (tn_dtype[]){dtype, dtype},
+                             .more_dtype = (tn_dtype[]){tn_dtype_of(in[2]), tn_dtype_of(in[3])},
                              .more_shape = (tn_shape[]){tn_shape_of(in[2]), tn_shape_of(in[3])}});
     if (tn_is_none(gradient)) return;
     d_in[0] = gradient;
@@ -319,7 +325,7 @@ static tn_node through_tanh(tn_node d, tn_node y)
 
 static tn_node by_hidden(tn_node h, tn_node w_hidden)
 {
-    return tn_matmul(h, w_hidden, .transpose_b = true);
+    return tn_matmul(h, w_hidden, .transpose_b = true, .out_f32 = tn_dtype_of(h) == TN_BF16);
 }
 
 /* Room for the nodes of each step, `kinds` arrays of `steps` each; NULL after an error in the
@@ -337,17 +343,19 @@ static void lstm_decompose(const tn_node *in, const tn_node self, tn_node *out)
     int axis = time_axis(a);
     int64_t steps = tn_dim(in[0], axis);
     tn_node w_hidden = in[1], h = in[2], c = in[3], length = a->has_length ? in[4] : TN_NONE;
+    tn_dtype outer = tn_dtype_of(h), dtype = tn_dtype_of(c);
     tn_node *gates = step_nodes(h.graph, 3, steps), *y = gates + steps, *cells = y + steps;
     if (!gates) return;
     for (int64_t t = 0; t < steps; t++) {
         tn_node gate[LSTM_GATES];
-        tn_split(tn_add(step_of(in[0], axis, t), by_hidden(h, w_hidden)), LSTM_GATES, -1, gate);
+        tn_node x = tn_cast(step_of(in[0], axis, t), dtype);
+        tn_split(tn_add(x, by_hidden(h, w_hidden)), LSTM_GATES, -1, gate);
         for (int k = 0; k < LSTM_GATES; k++)
             gate[k] = k == 2 ? tn_tanh(gate[k]) : tn_sigmoid(gate[k]);
         tn_node next_c = tn_add(tn_multiply(gate[1], c), tn_multiply(gate[0], gate[2]));
-        tn_node next_h = tn_multiply(gate[3], tn_tanh(next_c)), zero = tn_like(h, 0),
-                on = running(length, t);
-        gates[t] = tn_concat(gate, LSTM_GATES, -1);
+        tn_node next_h = tn_cast(tn_multiply(gate[3], tn_tanh(next_c)), outer),
+                zero = tn_like(h, 0), on = running(length, t);
+        gates[t] = tn_cast(tn_concat(gate, LSTM_GATES, -1), outer);
         gates[t] = choose(on, gates[t], tn_like(gates[t], 0));
         y[t] = choose(on, next_h, zero);
         cells[t] = c = choose(on, next_c, c);
@@ -369,15 +377,17 @@ static void lstm_grad_decompose(const tn_node *in, const tn_node self, tn_node *
     int64_t steps = tn_dim(in[0], axis);
     tn_node w_hidden = in[1], cells = in[2], c0 = in[3],
             length = at.length >= 0 ? in[at.length] : TN_NONE;
-    tn_node d_h = at.d_h >= 0 ? in[at.d_h] : tn_like(c0, 0),
+    tn_dtype outer = tn_dtype_of(in[0]), dtype = tn_dtype_of(c0);
+    tn_node d_h = at.d_h >= 0 ? tn_cast(in[at.d_h], dtype) : tn_like(c0, 0),
             d_c = at.d_c >= 0 ? in[at.d_c] : tn_like(c0, 0);
     tn_node *d_gates = step_nodes(c0.graph, 1, steps);
     if (!d_gates) return;
     for (int64_t t = steps - 1; t >= 0; t--) {
         tn_node gate[LSTM_GATES], c = step_of(cells, axis, t),
                                   c_before = t > 0 ? step_of(cells, axis, t - 1) : c0;
-        tn_split(step_of(in[0], axis, t), LSTM_GATES, -1, gate);
-        tn_node here = at.d_y >= 0 ? tn_add(d_h, step_of(in[at.d_y], axis, t)) : d_h;
+        tn_split(tn_cast(step_of(in[0], axis, t), dtype), LSTM_GATES, -1, gate);
+        tn_node here = at.d_y >= 0 ? tn_add(d_h, tn_cast(step_of(in[at.d_y], axis, t), dtype))
+                                   : d_h;
         tn_node bent = tn_tanh(c),
                 through_c = tn_add(d_c, through_tanh(tn_multiply(here, gate[3]), bent));
         tn_node d[LSTM_GATES] = {
@@ -386,13 +396,13 @@ static void lstm_grad_decompose(const tn_node *in, const tn_node self, tn_node *
             through_tanh(tn_multiply(through_c, gate[0]), gate[2]),
             through_sigmoid(tn_multiply(here, bent), gate[3]),
         };
-        tn_node all = tn_concat(d, LSTM_GATES, -1), on = running(length, t);
+        tn_node all = tn_cast(tn_concat(d, LSTM_GATES, -1), outer), on = running(length, t);
         d_gates[t] = choose(on, all, tn_like(all, 0));
-        d_h = choose(on, tn_matmul(all, w_hidden), d_h);
+        d_h = choose(on, tn_matmul(all, w_hidden, .out_f32 = outer == TN_BF16), d_h);
         d_c = choose(on, tn_multiply(through_c, gate[1]), d_c);
     }
     out[0] = stack_steps(d_gates, steps, axis, self);
-    out[1] = d_h;
+    out[1] = tn_cast(d_h, outer);
     out[2] = d_c;
     free(d_gates);
 }
