@@ -35,9 +35,9 @@ typedef enum tn_dtype {
     TN_DTYPE_COUNT
 } tn_dtype;
 
-size_t tn_dtype_size(tn_dtype dtype);          /* bytes of one element */
-const char *tn_dtype_name(tn_dtype dtype);     /* "f32", ... */
-bool tn_dtype_is_float(tn_dtype dtype);        /* f64, f32, bf16, f16 */
+size_t tn_dtype_size(tn_dtype dtype);      /* bytes of one element */
+const char *tn_dtype_name(tn_dtype dtype); /* "f32", ... */
+bool tn_dtype_is_float(tn_dtype dtype);    /* f64, f32, bf16, f16 */
 
 #define TN_MAX_RANK 8
 
@@ -48,8 +48,9 @@ typedef struct tn_shape {
 } tn_shape;
 
 /* TN_SHAPE(batch, 3, 32, 32); TN_SCALAR for rank 0. */
-#define TN_SHAPE(...)                                                                                        \
-    ((tn_shape){.rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .dim = {__VA_ARGS__}})
+#define TN_SHAPE(...)                                                                              \
+    ((tn_shape){.rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),                 \
+                .dim = {__VA_ARGS__}})
 #define TN_SCALAR ((tn_shape){0})
 
 int64_t tn_shape_size(tn_shape shape); /* number of elements; -1 on overflow */
@@ -119,7 +120,8 @@ typedef struct tn_init {
 /* The value that the graph's state holds under `name` when a run begins. Declaring the same name again (in this or
  * another graph over the state) gives the same storage; dtype and shape must agree. The entry is made and
  * initialised at compile time unless it exists (e.g. was loaded). */
-tn_node tn_state_node(tn_graph *graph, const char *name, tn_dtype dtype, tn_shape shape, tn_init init);
+tn_node tn_state_node(tn_graph *graph, const char *name, tn_dtype dtype, tn_shape shape,
+                      tn_init init);
 
 /* From the end of a run on, the state behind `state_node` holds `value` (same dtype and shape). All reads in the same
  * run see the old value. Done in place where the plan can prove it safe. Returns a token for tn_compile's .updates
@@ -137,10 +139,11 @@ tn_node tn_take_deferred(tn_graph *graph);
 
 typedef struct tn_scope {
     tn_graph *graph;
-    const char *path;  /* "" at the root, else "layer.0.attention"; lives as long as the graph */
-    tn_dtype compute;  /* dtype in which layers multiply: TN_F32 or TN_BF16 (parameters stay f32) */
-    bool training;     /* batch statistics, dropout on */
-    tn_node step;      /* i64 scalar that counts runs: part of the key of random nodes; TN_NONE if nothing is random */
+    const char *path; /* "" at the root, else "layer.0.attention"; lives as long as the graph */
+    tn_dtype compute; /* dtype in which layers multiply: TN_F32 or TN_BF16 (parameters stay f32) */
+    bool training;    /* batch statistics, dropout on */
+    tn_node
+        step; /* i64 scalar that counts runs: part of the key of random nodes; TN_NONE if nothing is random */
     uint64_t seed;
 } tn_scope;
 
@@ -161,7 +164,8 @@ tn_node tn_parameter(tn_scope scope, const char *name, tn_shape shape, tn_init i
  * states, intermediate values. */
 void tn_gradients(tn_node loss, const tn_node *wrt, int count, tn_node *gradient);
 /* The vector-Jacobian product: sum_i <seed[i], out[i]> differentiated. */
-void tn_vjp(const tn_node *out, const tn_node *seed, int out_count, const tn_node *wrt, int count, tn_node *gradient);
+void tn_vjp(const tn_node *out, const tn_node *seed, int out_count, const tn_node *wrt, int count,
+            tn_node *gradient);
 /* The same value; no gradient passes. */
 tn_node tn_stop_gradient(tn_node x);
 /* Marks `y`, computed from `x` (any values behind which recomputation stops), so that the backward pass recomputes what lies

@@ -14,8 +14,8 @@ extern "C" {
 
 /* ---- element-wise, one operand -------------------------------------------------------------------------------------- */
 tn_node tn_neg(tn_node x);
-tn_node tn_abs(tn_node x);        /* derivative 0 at 0 */
-tn_node tn_sign(tn_node x);       /* -1, 0, 1; no gradient */
+tn_node tn_abs(tn_node x);  /* derivative 0 at 0 */
+tn_node tn_sign(tn_node x); /* -1, 0, 1; no gradient */
 tn_node tn_exp(tn_node x);
 tn_node tn_log(tn_node x);
 tn_node tn_log1p(tn_node x);
@@ -30,18 +30,21 @@ tn_node tn_tanh(tn_node x);
 tn_node tn_erf(tn_node x);
 tn_node tn_sigmoid(tn_node x);
 tn_node tn_softplus(tn_node x);
-tn_node tn_relu(tn_node x);       /* derivative 0 at 0 */
-tn_node tn_gelu(tn_node x);       /* x * Phi(x), by erf */
-tn_node tn_gelu_tanh(tn_node x);  /* the tanh approximation: GPT-2, minGPT */
-tn_node tn_silu(tn_node x);       /* x * sigmoid(x) */
+tn_node tn_relu(tn_node x);      /* derivative 0 at 0 */
+tn_node tn_gelu(tn_node x);      /* x * Phi(x), by erf */
+tn_node tn_gelu_tanh(tn_node x); /* the tanh approximation: GPT-2, minGPT */
+tn_node tn_silu(tn_node x);      /* x * sigmoid(x) */
 tn_node tn_floor(tn_node x);
 tn_node tn_ceil(tn_node x);
-tn_node tn_round(tn_node x);      /* to even */
-tn_node tn_not(tn_node x);        /* bool */
-tn_node tn_is_finite(tn_node x);  /* bool */
+tn_node tn_round(tn_node x);     /* to even */
+tn_node tn_not(tn_node x);       /* bool */
+tn_node tn_is_finite(tn_node x); /* bool */
 tn_node tn_leaky_relu(tn_node x, double slope);
-tn_node tn_clamp(tn_node x, double low, double high); /* derivative 1 inside and at the ends, 0 outside; NaN stays */
-tn_node tn_cast(tn_node x, tn_dtype dtype); /* float to integer truncates and saturates; gradient is cast back */
+tn_node tn_clamp(tn_node x, double low,
+                 double high); /* derivative 1 inside and at the ends, 0 outside; NaN stays */
+tn_node tn_cast(
+    tn_node x,
+    tn_dtype dtype); /* float to integer truncates and saturates; gradient is cast back */
 /* x * scale + offset with constants. */
 tn_node tn_affine(tn_node x, double scale, double offset);
 /* x to a constant power (x > 0 unless the exponent is a small integer). */
@@ -54,9 +57,9 @@ tn_node tn_multiply(tn_node a, tn_node b);
 tn_node tn_divide(tn_node a, tn_node b);
 tn_node tn_maximum(tn_node a, tn_node b); /* gradient to a on ties; NaN if either is */
 tn_node tn_minimum(tn_node a, tn_node b);
-tn_node tn_pow(tn_node a, tn_node b);     /* a > 0 */
-tn_node tn_mod(tn_node a, tn_node b);     /* sign of b, as in Python; no gradient to b */
-tn_node tn_equal(tn_node a, tn_node b);   /* comparisons give bool */
+tn_node tn_pow(tn_node a, tn_node b);   /* a > 0 */
+tn_node tn_mod(tn_node a, tn_node b);   /* sign of b, as in Python; no gradient to b */
+tn_node tn_equal(tn_node a, tn_node b); /* comparisons give bool */
 tn_node tn_not_equal(tn_node a, tn_node b);
 tn_node tn_less(tn_node a, tn_node b);
 tn_node tn_less_equal(tn_node a, tn_node b);
@@ -75,14 +78,16 @@ typedef struct tn_axes {
     int axis[TN_MAX_RANK];
     bool keep;
 } tn_axes;
-#define TN_AXES(...)                                                                                         \
+#define TN_AXES(...)                                                                               \
     ((tn_axes){.count = (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)), .axis = {__VA_ARGS__}})
-#define TN_AXES_KEEP(...)                                                                                    \
-    ((tn_axes){.count = (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)), .axis = {__VA_ARGS__}, .keep = true})
+#define TN_AXES_KEEP(...)                                                                          \
+    ((tn_axes){.count = (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)),                         \
+               .axis = {__VA_ARGS__},                                                              \
+               .keep = true})
 #define TN_ALL_AXES ((tn_axes){0})
 tn_node tn_sum(tn_node x, tn_axes axes);
 tn_node tn_mean(tn_node x, tn_axes axes);
-tn_node tn_max(tn_node x, tn_axes axes);  /* gradient shared equally among ties; NaN wins */
+tn_node tn_max(tn_node x, tn_axes axes); /* gradient shared equally among ties; NaN wins */
 tn_node tn_min(tn_node x, tn_axes axes);
 tn_node tn_logsumexp(tn_node x, tn_axes axes);
 /* i64, lowest index on ties; along one axis, which disappears. */
@@ -112,7 +117,8 @@ void tn_split(tn_node x, int count, int axis, tn_node *out);
 tn_node tn_stack(const tn_node *x, int count, int axis);
 typedef enum tn_pad_mode { TN_PAD_CONSTANT = 0, TN_PAD_REFLECT, TN_PAD_EDGE } tn_pad_mode;
 /* before[i], after[i] elements added at dimension i (rank entries each). reflect does not repeat the edge. */
-tn_node tn_pad(tn_node x, const int64_t *before, const int64_t *after, tn_pad_mode mode, double value);
+tn_node tn_pad(tn_node x, const int64_t *before, const int64_t *after, tn_pad_mode mode,
+               double value);
 tn_node tn_flip(tn_node x, int axis);
 tn_node tn_roll(tn_node x, int axis, int64_t shift);
 
@@ -131,31 +137,33 @@ tn_node tn_matmul_with(tn_node a, tn_node b, tn_matmul_options options);
  * S' = (S + before + after - dilation*(k-1) - 1)/stride + 1. Zero padding; reflect by tn_pad first. */
 #define TN_MAX_SPACE 3
 typedef struct tn_conv_geometry {
-    int64_t stride[TN_MAX_SPACE];      /* 0 means 1 */
+    int64_t stride[TN_MAX_SPACE]; /* 0 means 1 */
     int64_t pad_before[TN_MAX_SPACE];
     int64_t pad_after[TN_MAX_SPACE];
-    int64_t dilation[TN_MAX_SPACE];    /* 0 means 1 */
-    int64_t groups;                    /* 0 means 1 */
+    int64_t dilation[TN_MAX_SPACE]; /* 0 means 1 */
+    int64_t groups;                 /* 0 means 1 */
 } tn_conv_geometry;
 tn_node tn_convolution(tn_node x, tn_node weight, tn_node bias, tn_conv_geometry geometry);
 /* The adjoint in x: d_out [B, F, S'...], weight [F, C/groups, k...] -> [B, C, S...] with the given S. This is also
  * "transposed convolution" (torch's ConvTranspose weight [C_in, C_out/groups, k...] is this weight). */
-tn_node tn_convolution_input(tn_node d_out, tn_node weight, const int64_t *space, tn_conv_geometry geometry);
+tn_node tn_convolution_input(tn_node d_out, tn_node weight, const int64_t *space,
+                             tn_conv_geometry geometry);
 /* The adjoint in weight: -> [F, C/groups, k...] with the given k. */
-tn_node tn_convolution_weight(tn_node x, tn_node d_out, const int64_t *kernel, tn_conv_geometry geometry);
+tn_node tn_convolution_weight(tn_node x, tn_node d_out, const int64_t *kernel,
+                              tn_conv_geometry geometry);
 
 typedef struct tn_pool_geometry {
     int64_t kernel[TN_MAX_SPACE];
-    int64_t stride[TN_MAX_SPACE];      /* 0 means kernel */
+    int64_t stride[TN_MAX_SPACE]; /* 0 means kernel */
     int64_t pad_before[TN_MAX_SPACE];
     int64_t pad_after[TN_MAX_SPACE];
-    bool count_padding;                /* average: divide by the whole kernel even where it covers padding */
+    bool count_padding; /* average: divide by the whole kernel even where it covers padding */
 } tn_pool_geometry;
 tn_node tn_max_pool(tn_node x, tn_pool_geometry geometry);
 tn_node tn_average_pool(tn_node x, tn_pool_geometry geometry);
 
 /* ---- norms and softmax (fused kernels; each has a decomposition) ----------------------------------------------------------------- */
-tn_node tn_softmax(tn_node x, int axis);      /* a row of all -inf gives zeros, not NaN */
+tn_node tn_softmax(tn_node x, int axis); /* a row of all -inf gives zeros, not NaN */
 tn_node tn_log_softmax(tn_node x, int axis);
 /* Over the last dimension(s) that `scale` has. scale, shift may be TN_NONE. */
 tn_node tn_layer_norm(tn_node x, tn_node scale, tn_node shift, double epsilon);
@@ -168,7 +176,8 @@ typedef struct tn_batch_norm_result {
 } tn_batch_norm_result;
 tn_batch_norm_result tn_batch_norm_train(tn_node x, tn_node scale, tn_node shift, double epsilon);
 /* With given statistics [C] (evaluation): an affine map per channel. */
-tn_node tn_batch_norm_apply(tn_node x, tn_node mean, tn_node variance, tn_node scale, tn_node shift, double epsilon);
+tn_node tn_batch_norm_apply(tn_node x, tn_node mean, tn_node variance, tn_node scale, tn_node shift,
+                            double epsilon);
 /* x [B, C, S...]; statistics per sample and group of C/groups channels; groups == C: instance norm.
  * scale/shift [C] or, for conditional norms, one row a sample [B, C]; or TN_NONE. */
 tn_node tn_group_norm(tn_node x, int64_t groups, tn_node scale, tn_node shift, double epsilon);
@@ -184,13 +193,15 @@ typedef struct tn_cross_entropy_options {
 tn_node tn_cross_entropy_with(tn_node logits, tn_node labels, tn_cross_entropy_options options);
 /* The same against distributions [N, V]. */
 tn_node tn_cross_entropy_soft(tn_node logits, tn_node target);
-tn_node tn_bce_with_logits(tn_node logits, tn_node target);  /* element-wise, stable */
-tn_node tn_kl_divergence(tn_node log_p, tn_node log_q, int axis); /* sum p (log p - log q) along axis */
-tn_node tn_huber(tn_node error, double delta);               /* element-wise */
+tn_node tn_bce_with_logits(tn_node logits, tn_node target); /* element-wise, stable */
+tn_node tn_kl_divergence(tn_node log_p, tn_node log_q,
+                         int axis);            /* sum p (log p - log q) along axis */
+tn_node tn_huber(tn_node error, double delta); /* element-wise */
 /* 1 - (2 sum(p t) + s)/(sum p + sum t + s) over all axes but the first: [B]. */
 tn_node tn_dice_loss(tn_node probability, tn_node target, double smooth);
 /* Tversky index loss (1 - TI)^gamma over all axes but the first, mean over the batch before the power. Scalar. */
-tn_node tn_focal_tversky(tn_node probability, tn_node target, double alpha, double beta, double gamma, double smooth);
+tn_node tn_focal_tversky(tn_node probability, tn_node target, double alpha, double beta,
+                         double gamma, double smooth);
 tn_node tn_cosine_similarity(tn_node a, tn_node b, int axis, double epsilon);
 /* Of two lists of tensors taken as one long vector each: scalar (gradient matching). */
 tn_node tn_cosine_similarity_list(const tn_node *a, const tn_node *b, int count, double epsilon);
@@ -238,10 +249,10 @@ tn_node tn_rope_with(tn_node x, tn_node position, tn_rope_options options);
 typedef struct tn_recurrent_result {
     tn_node y, h, c;
 } tn_recurrent_result;
-tn_recurrent_result tn_lstm_sequence(tn_node x, tn_node w_input, tn_node w_hidden, tn_node b_input, tn_node b_hidden,
-                                     tn_node h0, tn_node c0, tn_node length);
-tn_recurrent_result tn_gru_sequence(tn_node x, tn_node w_input, tn_node w_hidden, tn_node b_input, tn_node b_hidden,
-                                    tn_node h0, tn_node length);
+tn_recurrent_result tn_lstm_sequence(tn_node x, tn_node w_input, tn_node w_hidden, tn_node b_input,
+                                     tn_node b_hidden, tn_node h0, tn_node c0, tn_node length);
+tn_recurrent_result tn_gru_sequence(tn_node x, tn_node w_input, tn_node w_hidden, tn_node b_input,
+                                    tn_node b_hidden, tn_node h0, tn_node length);
 
 /* ---- index -------------------------------------------------------------------------------------------------------------------------- */
 /* Slices of x along `axis` at integer `index` (any shape): result is x's shape with that axis replaced by index's shape.
@@ -265,7 +276,8 @@ typedef struct tn_sort_result {
 tn_sort_result tn_top_k(tn_node x, int64_t k);
 /* Stable along the last axis. */
 tn_sort_result tn_sort(tn_node x, bool descending);
-tn_node tn_one_hot(tn_node index, int64_t classes, tn_dtype dtype); /* out-of-range gives a row of zeros */
+tn_node tn_one_hot(tn_node index, int64_t classes,
+                   tn_dtype dtype); /* out-of-range gives a row of zeros */
 /* base with `values` written at run-time positions along axis: base [B, M, ...], values [B, L, ...], start [B] i32: row b's values
  * land at start[b] ... (axis 1). The KV cache's update; in place when base is state that is assigned the result. */
 tn_node tn_cache_write(tn_node base, tn_node values, tn_node start);
@@ -274,7 +286,12 @@ tn_node tn_cache_write(tn_node base, tn_node values, tn_node start);
 typedef enum tn_border { TN_BORDER_ZERO = 0, TN_BORDER_CLAMP } tn_border;
 /* Bilinear samples of image [B, C, H, W] at grid [B, h, w, 2] of (x, y) in pixels (pixel centres at integers): [B, C, h, w]. */
 tn_node tn_grid_sample(tn_node image, tn_node grid, tn_border border);
-typedef enum tn_resize_kind { TN_RESIZE_NEAREST = 0, TN_RESIZE_BILINEAR, TN_RESIZE_AREA, TN_RESIZE_CUBIC } tn_resize_kind;
+typedef enum tn_resize_kind {
+    TN_RESIZE_NEAREST = 0,
+    TN_RESIZE_BILINEAR,
+    TN_RESIZE_AREA,
+    TN_RESIZE_CUBIC
+} tn_resize_kind;
 /* Last 1..3 dimensions after [B, C]; half-pixel centres (align_corners: corners map to corners). */
 tn_node tn_resize(tn_node x, const int64_t *space, tn_resize_kind kind, bool align_corners);
 /* Grid for tn_grid_sample from matrices [B, 2, 3] acting on pixel coordinates of the output. */
@@ -417,9 +434,11 @@ tn_node tn_categorical_node(tn_node logits, tn_random_key key);
 #define tn_categorical_node(...) TN_AT(tn_categorical_node, __VA_ARGS__)
 #endif
 #define tn_matmul(a, b, ...) TN_AT(tn_matmul_with, a, b, (tn_matmul_options){__VA_ARGS__})
-#define tn_attention(q, k, v, ...) TN_AT(tn_attention_with, q, k, v, (tn_attention_options){__VA_ARGS__})
+#define tn_attention(q, k, v, ...)                                                                 \
+    TN_AT(tn_attention_with, q, k, v, (tn_attention_options){__VA_ARGS__})
 #define tn_rope(x, position, ...) TN_AT(tn_rope_with, x, position, (tn_rope_options){__VA_ARGS__})
-#define tn_cross_entropy(logits, labels, ...) TN_AT(tn_cross_entropy_with, logits, labels, (tn_cross_entropy_options){__VA_ARGS__})
+#define tn_cross_entropy(logits, labels, ...)                                                      \
+    TN_AT(tn_cross_entropy_with, logits, labels, (tn_cross_entropy_options){__VA_ARGS__})
 
 #ifdef __cplusplus
 }

@@ -23,6 +23,7 @@ void *tn_arena_copy(tn_arena *arena, const void *bytes, size_t size);
 char *tn_arena_string(tn_arena *arena, const char *text);
 char *tn_arena_format(tn_arena *arena, const char *format, ...) TN_PRINTF(2, 3);
 char *tn_arena_vformat(tn_arena *arena, const char *format, va_list arguments);
-void tn_arena_free(tn_arena *arena); /* frees everything; the arena is empty again and may be used on */
+void tn_arena_free(
+    tn_arena *arena); /* frees everything; the arena is empty again and may be used on */
 
 #endif

@@ -18,10 +18,10 @@ tn_status tn_fail(tn_status status, const char *format, ...) TN_PRINTF(2, 3);
 tn_status tn_fail_in(tn_status status, const char *format, ...) TN_PRINTF(2, 3);
 
 /* Returns from the enclosing function when `call` fails. */
-#define TN_TRY(call)                                                                                         \
-    do {                                                                                                     \
-        tn_status tn_try_status_ = (call);                                                                   \
-        if (tn_try_status_ != TN_OK) return tn_try_status_;                                                  \
+#define TN_TRY(call)                                                                               \
+    do {                                                                                           \
+        tn_status tn_try_status_ = (call);                                                         \
+        if (tn_try_status_ != TN_OK) return tn_try_status_;                                        \
     } while (0)
 
 #endif

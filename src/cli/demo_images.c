@@ -29,9 +29,9 @@ static tn_status build(network *n, int steps)
             labels = tn_input(graph, "labels", TN_I32, TN_SHAPE(BATCH));
     tn_node logits = tn_resnet(training, images, .classes = TN_SHAPES_CLASSES, .width = WIDTH);
     tn_node loss = tn_mean(tn_cross_entropy(logits, labels), TN_ALL_AXES);
-    tn_optimizer sgd = tn_sgd(.learning_rate = 0.05, .momentum = 0.9, .nesterov = true,
-                              .weight_decay = 5e-4,
-                              .schedule = {.kind = TN_COSINE, .warmup = steps / 20, .steps = steps});
+    tn_optimizer sgd =
+        tn_sgd(.learning_rate = 0.05, .momentum = 0.9, .nesterov = true, .weight_decay = 5e-4,
+               .schedule = {.kind = TN_COSINE, .warmup = steps / 20, .steps = steps});
     tn_node update = tn_minimise(loss, &sgd);
     tn_node named = tn_argmax(
         tn_resnet(testing, images, .classes = TN_SHAPES_CLASSES, .width = WIDTH), 1);

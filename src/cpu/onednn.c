@@ -77,28 +77,15 @@ bool tn_onednn_dtype(tn_dtype dtype, dnnl_data_type_t *out)
     }
 }
 
-/* What every primitive here has: scratch memory from the caller, and an activation (0,
- * TN_OP_RELU, ...). NULL when out of memory. */
-static dnnl_primitive_attr_t attributes_with(int32_t activation)
+/* What every primitive here has: scratch memory from the caller. No post-operations: oneDNN's ReLU
+ * makes 0 of a NaN. NULL when out of memory. */
+static dnnl_primitive_attr_t new_attributes(void)
 {
     dnnl_primitive_attr_t attributes;
-    dnnl_post_ops_t after = NULL;
     if (dnnl_primitive_attr_create(&attributes) != dnnl_success) return NULL;
-    dnnl_status_t status = dnnl_primitive_attr_set_scratchpad_mode(attributes,
-                                                                   dnnl_scratchpad_mode_user);
-    if (activation && status == dnnl_success) {
-        dnnl_alg_kind_t kind = activation == TN_OP_RELU        ? dnnl_eltwise_relu
-                               : activation == TN_OP_GELU      ? dnnl_eltwise_gelu_erf
-                               : activation == TN_OP_GELU_TANH ? dnnl_eltwise_gelu_tanh
-                                                               : dnnl_eltwise_swish;
-        float alpha = kind == dnnl_eltwise_swish ? 1.0F : 0.0F;
-        status = dnnl_post_ops_create(&after);
-        if (status == dnnl_success)
-            status = dnnl_post_ops_append_eltwise(after, 1.0F, kind, alpha, 0.0F);
-        if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(attributes, after);
-        if (after) dnnl_post_ops_destroy(after);
-    }
-    if (status == dnnl_success) return attributes;
+    if (dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user) ==
+        dnnl_success)
+        return attributes;
     dnnl_primitive_attr_destroy(attributes);
     return NULL;
 }
@@ -170,12 +157,12 @@ static tn_status finish(tn_primitive **out, const tn_step *step, dnnl_primitive_
 }
 
 tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step,
-                              const_dnnl_op_desc_t descriptor, int32_t activation,
-                              const int *argument, int count, int callers)
+                              const_dnnl_op_desc_t descriptor, const int *argument, int count,
+                              int callers)
 {
     *primitive = NULL;
     if (!tn_onednn_engine()) return TN_UNSUPPORTED;
-    dnnl_primitive_attr_t attributes = attributes_with(activation);
+    dnnl_primitive_attr_t attributes = new_attributes();
     if (!attributes) return tn_onednn_fail(step, "make attributes", dnnl_out_of_memory);
     int before = tn_one_thread_begin();
     dnnl_primitive_desc_t description;
@@ -196,7 +183,7 @@ tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *s
     static const int argument[] = {DNNL_ARG_FROM, DNNL_ARG_TO};
     *primitive = NULL;
     if (!tn_onednn_engine()) return TN_UNSUPPORTED;
-    dnnl_primitive_attr_t attributes = attributes_with(0);
+    dnnl_primitive_attr_t attributes = new_attributes();
     if (!attributes) return tn_onednn_fail(step, "make attributes", dnnl_out_of_memory);
     tn_thread_count();
     int before = parallel ? 1 : tn_one_thread_begin();

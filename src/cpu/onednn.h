@@ -24,12 +24,11 @@ tn_status tn_onednn_fail(const tn_step *step, const char *doing, dnnl_status_t s
 bool tn_onednn_dtype(tn_dtype dtype, dnnl_data_type_t *out);
 
 /* Makes the primitive of oneDNN descriptor `descriptor`, with arguments `argument`
- * (DNNL_ARG_SRC, ...; at most 5; scratch is added) and `activation` (0, TN_OP_RELU, ...) done on
- * the way out. `callers`: how many threads will probably run it at once. Free with
- * tn_primitive_free. */
+ * (DNNL_ARG_SRC, ...; at most 5; scratch is added). `callers`: how many threads will probably run
+ * it at once. Free with tn_primitive_free. */
 tn_status tn_primitive_create(tn_primitive **primitive, const tn_step *step,
-                              const_dnnl_op_desc_t descriptor, int32_t activation,
-                              const int *argument, int count, int callers);
+                              const_dnnl_op_desc_t descriptor, const int *argument, int count,
+                              int callers);
 /* The same for a copy from one memory layout to another. Runs on all threads when `parallel`. */
 tn_status tn_primitive_create_reorder(tn_primitive **primitive, const tn_step *step,
                                       const dnnl_memory_desc_t *from, const dnnl_memory_desc_t *to,

@@ -115,7 +115,6 @@ static tn_status empty_sums_run(const tn_step *step, void *const *in, void *cons
     memset(out[0], 0, (size_t)size * tn_dtype_size(y->dtype));
     for (int64_t i = 0; t->has_bias && i < size; i++) { /* channels are innermost */
         float x = value_at(step->in[2].dtype, in[2], i % y->dim[1]);
-        if (t->activation == TN_OP_RELU && x < 0) x = 0;
         if (y->dtype == TN_F32) ((float *)out[0])[i] = x;
         else
             ((uint16_t *)out[0])[i] = y->dtype == TN_BF16 ? tn_bf16_from_f32(x)
@@ -177,7 +176,7 @@ static tn_status make_primitive(const tn_step *step, conv_plan *w, int kind_inde
             at.before, at.after);
     if (status != dnnl_success) return tn_onednn_fail(step, "describe it", status);
     tn_primitive **primitive = &w->primitive[kind_index];
-    TN_TRY(tn_primitive_create(primitive, step, &descriptor, t->activation,
+    TN_TRY(tn_primitive_create(primitive, step, &descriptor,
                                w->backward ? backward_argument : forward_argument,
                                t->has_bias ? 4 : 3, w->lanes));
     size_t scratch = tn_primitive_scratch(*primitive);

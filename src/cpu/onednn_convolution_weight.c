@@ -50,7 +50,7 @@ static tn_status make_primitive(const tn_step *step, weight_plan *w, bool last, 
             at.before, at.after);
     if (status != dnnl_success) return tn_onednn_fail(step, "describe it", status);
     tn_primitive **primitive = &w->primitive[last][kind_index];
-    TN_TRY(tn_primitive_create(primitive, step, &descriptor, 0, argument, 3, w->lanes));
+    TN_TRY(tn_primitive_create(primitive, step, &descriptor, argument, 3, w->lanes));
     size_t scratch = tn_primitive_scratch(*primitive),
            bytes = (tn_primitive_bytes(*primitive, DNNL_ARG_DIFF_WEIGHTS) + 63) / 64 * 64;
     if (scratch > w->lane_scratch) w->lane_scratch = scratch;

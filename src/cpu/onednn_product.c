@@ -89,8 +89,7 @@ static tn_status make_primitive(const tn_step *step, product_plan *w, bool last_
     if (status == dnnl_success)
         status = dnnl_matmul_desc_init(&descriptor, &a, &b, has_bias ? &bias : NULL, &c);
     if (status != dnnl_success) return tn_onednn_fail(step, "describe it", status);
-    TN_TRY(tn_primitive_create(primitive, step, &descriptor, p->activation, argument,
-                               has_bias ? 4 : 3, w->lanes));
+    TN_TRY(tn_primitive_create(primitive, step, &descriptor, argument, has_bias ? 4 : 3, w->lanes));
     size_t scratch = tn_primitive_scratch(*primitive);
     if (scratch > w->lane_scratch) w->lane_scratch = scratch;
     return TN_OK;

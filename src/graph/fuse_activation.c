@@ -1,11 +1,11 @@
-/* fuse_activations: a product or convolution does the activation behind it while its sums are in
+/* fuse_activations: a product does the activation behind it while its sums are in
  * registers.
  *
- *     relu(matmul(a, b))        -> matmul(a, b, relu)           also gelu, gelu_tanh and silu
- *     relu(convolution(x, w))   -> convolution(x, w, relu)
+ *     relu(matmul(a, b))  ->  matmul(a, b, relu)           also gelu, gelu_tanh and silu
  *
  * where nobody else reads what lies between. In training that is only so for a ReLU, whose
- * gradient reads its result. */
+ * gradient reads its result. Convolutions are left alone: they are oneDNN's, whose ReLU makes 0 of
+ * a NaN. */
 #include <stdlib.h>
 
 #include "graph/pass.h"
@@ -18,11 +18,9 @@ static bool is_activation(tn_op_id id)
 /* A product that can take in an activation: one of f32, bf16 or f16 without one so far. */
 static bool is_plain_product(const tn_value *value)
 {
-    if (value->dtype != TN_F32 && value->dtype != TN_BF16 && value->dtype != TN_F16) return false;
-    if (value->op->id == TN_OP_MATMUL)
-        return !((const tn_matmul_attribute *)value->attribute)->activation;
-    return value->op->id == TN_OP_CONVOLUTION &&
-           !((const tn_conv_attribute *)value->attribute)->activation;
+    return value->op->id == TN_OP_MATMUL &&
+           (value->dtype == TN_F32 || value->dtype == TN_BF16 || value->dtype == TN_F16) &&
+           !((const tn_matmul_attribute *)value->attribute)->activation;
 }
 
 /* Into the new graph: product `id` with the activation. */
@@ -32,17 +30,9 @@ static tn_node with_activation(const tn_rewrite *rewrite, int32_t id, tn_op_id a
     tn_value changed = *value;
     int32_t in[3];
     for (int i = 0; i < value->in_count; i++) in[i] = rewrite->map[value->in[i]];
-    tn_matmul_attribute matmul;
-    tn_conv_attribute convolution;
-    if (value->op->id == TN_OP_MATMUL) {
-        matmul = *(const tn_matmul_attribute *)value->attribute;
-        matmul.activation = activation;
-        changed.attribute = &matmul;
-    } else {
-        convolution = *(const tn_conv_attribute *)value->attribute;
-        convolution.activation = activation;
-        changed.attribute = &convolution;
-    }
+    tn_matmul_attribute attribute = *(const tn_matmul_attribute *)value->attribute;
+    attribute.activation = activation;
+    changed.attribute = &attribute;
     return tn_node_copy(rewrite->to, &changed, in);
 }
 

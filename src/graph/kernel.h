@@ -22,11 +22,11 @@ static inline int64_t tn_operand_size(const tn_operand *x)
 
 /* How a kernel wants an input, or makes an output, to lie. */
 typedef enum tn_layout {
-    TN_ROWS = 0,       /* dense, row-major */
-    TN_ANY,            /* any strides, also 0 (broadcast); output: not allowed */
-    TN_CHANNELS_LAST,  /* dense, dimension 1 innermost, the rest row-major; rank < 3: row-major */
-    TN_DENSE,          /* dense in either of the two orders above (whichever it already is); output: as input 0 lies */
-    TN_ANY_MATRIX,     /* row-major batch, but the last two dimensions may have any strides one of which is 1 (matmul) */
+    TN_ROWS = 0,      /* dense, row-major */
+    TN_ANY,           /* any strides, also 0 (broadcast); output: not allowed */
+    TN_CHANNELS_LAST, /* dense, dimension 1 innermost, the rest row-major; rank < 3: row-major */
+    TN_DENSE, /* dense in either of the two orders above (whichever it already is); output: as input 0 lies */
+    TN_ANY_MATRIX, /* row-major batch, but the last two dimensions may have any strides one of which is 1 (matmul) */
 } tn_layout;
 
 typedef struct tn_step tn_step;

@@ -51,8 +51,10 @@ tn_status tn_pass_drop_dead(tn_program *program); /* what no root needs */
 tn_status tn_pass_lower(tn_program *program);     /* decomposes ops without a kernel */
 tn_status tn_pass_merge_common(
     tn_program *program); /* simplifies (x+0, reshape of reshape, ...) and merges identical nodes */
-tn_status tn_pass_fuse_norms(tn_program *program); /* batch norm takes in the addition and ReLU behind it */
-tn_status tn_pass_fuse_activations(tn_program *program); /* products do the activation behind them */
+tn_status tn_pass_fuse_norms(
+    tn_program *program); /* batch norm takes in the addition and ReLU behind it */
+tn_status tn_pass_fuse_activations(
+    tn_program *program); /* products do the activation behind them */
 tn_status tn_pass_fuse(
     tn_program *program); /* element-wise chains and their reductions into FUSED nodes */
 

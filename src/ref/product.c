@@ -146,8 +146,7 @@ static tn_status convolution_run(const tn_step *step, void *const *in, void *con
     for_each_term(&s, in[0], in[1], y, forward);
     int64_t positions = s.O[0] * s.O[1] * s.O[2];
     for (int64_t i = 0; i < s.B * s.F * positions; i++)
-        y[i] = activate(y[i] + (t->has_bias ? ((const double *)in[2])[i / positions % s.F] : 0),
-                        t->activation);
+        y[i] += t->has_bias ? ((const double *)in[2])[i / positions % s.F] : 0;
     return TN_OK;
 }
 

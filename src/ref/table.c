@@ -5,8 +5,9 @@
 
 #define FAMILIES(X)                                                                                \
     X(elementwise)                                                                                 \
-    X(reduce) X(shape) X(product) X(pool) X(norm) X(loss) X(attention) X(recurrent) X(index)       \
-        X(geometry) X(random)
+    X(reduce)                                                                                      \
+    X(shape) X(product) X(pool) X(norm) X(loss) X(attention) X(recurrent) X(index) X(geometry)     \
+        X(random)
 
 #define DECLARE(family) void tn_ref_##family(tn_kernel_table *table);
 FAMILIES(DECLARE)

@@ -204,7 +204,7 @@ static void test_wrong_files(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_cifar), 
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_cifar),
                                        cmocka_unit_test(test_wrong_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,6 @@ typedef struct narrow_plan {
     tn_conv_geometry geometry;
     bool adjoint, has_bias;
     tn_dtype bias_type;
-    int32_t activation;
     int64_t wide, narrow, vectors,
         taps; /* vectors: of the wide channels, the last one perhaps partly empty */
     int64_t I[TN_MAX_SPACE], Q[TN_MAX_SPACE];
@@ -161,7 +160,6 @@ TN_VEC_INLINE void stretch_of(const narrow_run *r, const stretch *x, int64_t n, 
     for (int i = 0; i < count; i++) {
         tn_four y = tn_sum_each(sum[i]);
         if (r->bias) y = y + tn_get_value(w->bias_type, r->bias, n + i);
-        if (w->activation) tn_activate((float *)&y, 4, w->activation);
         for (int j = 0; j < positions; j++)
             tn_put_value(type, r->out, x->at + j * w->phases * w->narrow + n + i, y[j]);
     }
@@ -293,8 +291,7 @@ static tn_status prepare(tn_step *step)
     *w = (narrow_plan){.s = tn_conv_sizes_of(step),
                        .adjoint = step->op->id == TN_OP_CONVOLUTION_INPUT,
                        .has_bias = t->has_bias,
-                       .bias_type = t->has_bias ? step->in[2].dtype : TN_F32,
-                       .activation = t->activation};
+                       .bias_type = t->has_bias ? step->in[2].dtype : TN_F32};
     w->geometry = *w->s.g;
     w->wide = w->adjoint ? w->s.F : w->s.C;
     w->narrow = w->adjoint ? w->s.C : w->s.F;

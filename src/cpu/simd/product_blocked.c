@@ -37,7 +37,7 @@ bool TN_ISA(tn_blocking_make)(tn_blocking *g, const tn_product *p)
     g->copy_a = p->in == TN_F32 ? p->a_k != 1 && far : p->a_k != 1 || !g->pairs;
     g->sums_apart = p->K > g->depth && p->out != TN_F32;
     double flop = 2 * (double)p->M * (double)p->N * (double)p->K * (double)p->batch;
-    int64_t wanted = flop < 2e6 ? 1 : 2 * tn_thread_count(), panels = g->copy_a ? 4 : 2, rows = 256;
+    int64_t wanted = flop < 2e6 ? 1 : 4 * tn_thread_count(), panels = g->copy_a ? 4 : 2, rows = 256;
     for (;;) {
         g->columns = even_part(p->N, panels * TN_PANEL, TN_PANEL);
         g->rows = even_part(p->M, rows, TN_TILE_HEIGHT);
@@ -304,8 +304,11 @@ TN_PAIRS TN_VEC_INLINE void tile_pairs(const tn_block *x, int64_t i, int64_t j, 
         for (int v = 0; v < vectors; v++) total[r][v] = _mm512_setzero_ps();
     }
     const uint16_t *a = (const uint16_t *)x->a + tn_row_of_a(x, i), *b = x->b;
-    int64_t a_m = x->a_m, a_k = x->a_k;
-    for (int64_t k = 0; k < x->K / 2; k++, a += a_k, b += 2 * TN_PANEL) {
+    int64_t a_m = x->a_m, a_k = x->a_k, ask_row;
+    const char *ask = tn_ask(x->ahead, a, &ask_row);
+    if (x->ahead) tn_ask_for_result(x, i, j, rows, vectors);
+    for (int64_t k = 0; k < x->K / 2; k++, a += a_k, b += 2 * TN_PANEL, ask += ask_row) {
+        __builtin_prefetch(ask, 0, 2);
         __m512bh right[TN_TILE_WIDTH];
         TN_UNROLLED
         for (int v = 0; v < vectors; v++)
@@ -444,6 +447,30 @@ static void finish_block(const tn_block *x, const float *sums, int64_t sums_row)
         }
 }
 
+/* What the strip of rows from i on asks for: the next strip of a that will be copied, here or at
+ * the next depth, and its share of the rows of b that will be packed for the next depth. a and b
+ * begin where the unit's rows and columns begin, at depth 0. */
+static void plan_ahead(const tn_blocking *g, const tn_product *p, const char *a, const char *b,
+                       int64_t M, int64_t N, int64_t i, int64_t k, int64_t step, tn_ahead *ahead)
+{
+    int64_t size = (int64_t)tn_dtype_size(p->in);
+    *ahead = (tn_ahead){.rows_a_step = g->pairs ? 2 : 1};
+    bool last = i + step >= M, deeper = k + g->depth < p->K;
+    if (g->copy_a && p->a_m == 1 && (!last || deeper)) {
+        int64_t next = last ? 0 : i + step;
+        ahead->wish[0].at = a + ((last ? k + g->depth : k) * p->a_k + next) * size;
+        ahead->wish[0].row = p->a_k * size;
+        ahead->wish[0].lines = (tn_least(step, M - next) * size + 63) / 64;
+    }
+    if (p->b_n == 1 && deeper) {
+        int64_t lines = (N * size + 63) / 64, strips = (M + step - 1) / step,
+                first = lines * (i / step) / strips;
+        ahead->wish[1].at = b + (k + g->depth) * p->b_k * size + first * 64;
+        ahead->wish[1].row = p->b_k * size;
+        ahead->wish[1].lines = lines * (i / step + 1) / strips - first;
+    }
+}
+
 void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t unit, const void *a,
                              const void *b, const void *bias, void *c, void *scratch)
 {
@@ -464,6 +491,7 @@ void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t 
     result.bias = bias ? (const unsigned char *)bias + (size_t)column * tn_dtype_size(p->bias)
                        : NULL;
     bool parts = p->K > g->depth;
+    int64_t size = (int64_t)tn_dtype_size(p->in);
     tn_block sums = result;
     if (parts) {
         sums.bias = NULL;
@@ -485,6 +513,10 @@ void TN_ISA(tn_blocking_run)(const tn_blocking *g, const tn_product *p, int64_t 
         int64_t step = g->copy_a ? A_COPY_ROWS : M;
         for (int64_t i = 0; i < M; i += step) {
             tn_block rows = sums;
+            tn_ahead ahead;
+            plan_ahead(g, p, (const char *)a + (a_at + row * p->a_m) * size,
+                       (const char *)b + (b_at + column * p->b_n) * size, M, N, i, k, step, &ahead);
+            rows.ahead = &ahead;
             rows.M = tn_least(step, M - i);
             rows.K = depth;
             rows.c = (unsigned char *)sums.c +

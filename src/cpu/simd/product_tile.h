@@ -35,7 +35,39 @@ typedef struct tn_block {
     int64_t a_strip; /* per row, to every TN_TILE_HEIGHT-th row; a_m, but for copied strips */
     tn_dtype b_type, bias_type, c_type;
     int32_t activation;
+    struct tn_ahead *ahead; /* what tiles ask for while they work; NULL: nothing */
 } tn_block;
+
+/* Memory that will be read next, asked for cache line by cache line: one line of every row while a
+ * tile goes down its depth. Copying and packing would otherwise wait for memory, because rows lie
+ * too far apart for the machine to see them coming. */
+typedef struct tn_ahead {
+    struct {
+        const char *at;     /* first row */
+        int64_t row, lines; /* bytes from row to row, cache lines of a row */
+    } wish[2];
+    int64_t rows_a_step; /* 1, or 2 for pairs: then each line takes two tiles */
+    int64_t next;        /* requests made so far, for both wishes */
+} tn_ahead;
+
+/* What a tile asks for at its first step along the depth, and how far it moves on with each;
+ * `otherwise` and 0 if all was asked for. */
+static inline const char *tn_ask(tn_ahead *ahead, const void *otherwise, int64_t *move)
+{
+    *move = 0;
+    if (!ahead) return otherwise;
+    int64_t request = ahead->next, each = ahead->rows_a_step;
+    for (int i = 0; i < 2; i++) {
+        int64_t requests = ahead->wish[i].lines * each, row = ahead->wish[i].row;
+        if (request < requests) {
+            ahead->next++;
+            *move = row * each;
+            return ahead->wish[i].at + request / each * 64 + request % each * row;
+        }
+        request -= requests;
+    }
+    return otherwise;
+}
 
 /* Element of a at which row i begins. */
 static inline int64_t tn_row_of_a(const tn_block *x, int64_t i)
@@ -47,6 +79,18 @@ static inline int64_t tn_row_of_a(const tn_block *x, int64_t i)
 static inline bool tn_block_is_plain(const tn_block *x)
 {
     return x->c_type == TN_F32 && !x->bias && !x->activation;
+}
+
+/* Asks for the part of c that a tile will write when its sums are done. */
+TN_VEC_INLINE void tn_ask_for_result(const tn_block *x, int64_t i, int64_t j, int rows, int vectors)
+{
+    int64_t size = x->c_type == TN_F32 ? 4 : 2;
+    TN_UNROLLED
+    for (int r = 0; r < rows; r++) {
+        const char *row = (const char *)x->c + ((i + r) * x->c_row + j) * size;
+        TN_UNROLLED
+        for (int v = 0; v < vectors; v++) __builtin_prefetch(row + v * TN_VEC * size, 1);
+    }
 }
 
 static inline float tn_get_value(tn_dtype type, const void *x, int64_t i)
@@ -180,7 +224,11 @@ TN_VEC_INLINE void tn_tile(const tn_block *x, int64_t i, int64_t j, int64_t b_at
     const float *a = (const float *)x->a + tn_row_of_a(x, i);
     int64_t a_m = x->a_m, a_k = x->a_k, at = b_at;
     int last = (int)(columns - (vectors - 1) * TN_VEC);
-    for (int64_t k = 0; k < x->K; k++, at += x->b_row, a += a_k) {
+    int64_t ask_row;
+    const char *ask = tn_ask(x->ahead, a, &ask_row);
+    if (x->ahead) tn_ask_for_result(x, i, j, rows, vectors);
+    for (int64_t k = 0; k < x->K; k++, at += x->b_row, a += a_k, ask += ask_row) {
+        __builtin_prefetch(ask, 0, 2);
         tn_vec right[TN_TILE_WIDTH];
         TN_UNROLLED
         for (int v = 0; v < vectors; v++)

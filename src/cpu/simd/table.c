@@ -5,8 +5,9 @@
     X(elementwise)                                                                                 \
     X(fused)                                                                                       \
     X(reduce)                                                                                      \
-    X(scan) X(shape) X(product) X(norm) X(batch_norm) X(softmax) X(loss) X(attention) X(lstm)      \
-        X(gru) X(index) X(geometry) X(random) X(pool) X(narrow_convolution)
+    X(scan)                                                                                        \
+    X(shape) X(product) X(norm) X(batch_norm) X(softmax) X(loss) X(attention) X(lstm) X(gru)       \
+        X(index) X(geometry) X(random) X(pool) X(narrow_convolution)
 
 #define DECLARE(family) void TN_ISA(tn_cpu_##family)(tn_kernel_table * table);
 FAMILIES(DECLARE)

@@ -352,10 +352,6 @@ static void convolution_vjp(const tn_node *in, const tn_node *out, const tn_node
                             tn_node *d_in)
 {
     const tn_conv_attribute *t = tn_value_of(out[0])->attribute;
-    if (t->activation) {
-        tn_vjp_decomposed(out[0], in, d_out, d_in);
-        return;
-    }
     d_in[0] = input_gradient(d_out[0], in[1], in[0], out[0]);
     d_in[1] = weight_gradient(in[0], d_out[0], in[1], out[0]);
     if (!t->has_bias) return;
@@ -388,7 +384,7 @@ static void convolution_decompose(const tn_node *in, const tn_node self, tn_node
         for (int i = 0; i < column.rank; i++) column.dim[i] = i == 1 ? value->shape.dim[1] : 1;
         y = tn_add(y, tn_cast(tn_reshape(in[2], column), value->dtype));
     }
-    out[0] = activated(y, t->activation);
+    out[0] = y;
 }
 
 /* Multiply-adds over all of y [B, F, S'...] for one position of the kernel and one input

@@ -5,8 +5,9 @@
 
 #define FAMILIES(X)                                                                                \
     X(leaves)                                                                                      \
-    X(elementwise) X(reduce) X(shape) X(product) X(pool) X(norm) X(batch_norm) X(softmax) X(loss)  \
-        X(attention) X(recurrent) X(index) X(geometry) X(random)
+    X(elementwise)                                                                                 \
+    X(reduce) X(shape) X(product) X(pool) X(norm) X(batch_norm) X(softmax) X(loss) X(attention)    \
+        X(recurrent) X(index) X(geometry) X(random)
 
 #define DECLARE(family)                                                                            \
     extern const tn_op tn_##family##_ops[];                                                        \
