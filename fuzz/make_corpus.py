@@ -15,6 +15,14 @@ def write(target, name, data):
     path.write_bytes(data)
 
 
+# ---- tables
+
+
+def make_csv():
+    write("csv", "plain", b"model,chips,ms\npalm-540b,64,36.2\npalm-62b,16,11\n")
+    write("csv", "quotes", b'a,b\r\n"x, ""y""\nz",1\r\n,\r\n')
+
+
 # ---- safetensors
 
 
@@ -156,6 +164,7 @@ def make_tokenizer():
     tokenizer("sentencepiece", json.dumps(small).encode(), b" aaa bA<s>", 5)
 
 
+make_csv()
 make_safetensors()
 make_gguf()
 make_llama2c()

@@ -22,6 +22,8 @@
 
 #include <cmocka.h>
 
+#include "near.h"
+
 #include "base/half.h"
 #include "base/threads.h"
 #include "tenon/graph.h"

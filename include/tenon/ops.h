@@ -260,7 +260,8 @@ tn_recurrent_result tn_gru_sequence(tn_node x, tn_node w_input, tn_node w_hidden
 tn_node tn_gather(tn_node x, tn_node index, int axis);
 /* The adjoint: zeros of `shape` plus values added at index along axis, in a fixed order. */
 tn_node tn_scatter_add(tn_shape shape, tn_node index, tn_node values, int axis);
-/* out[..., i, ...] = x[..., index[..., i, ...], ...]: index has x's rank. And its adjoint. */
+/* out[..., i, ...] = x[..., index[..., i, ...], ...]: index has x's rank. And its adjoint: zeros of `shape` to which values are added
+ * (where indices meet, all of them, in a fixed order). */
 tn_node tn_take_along(tn_node x, tn_node index, int axis);
 tn_node tn_put_along(tn_shape shape, tn_node index, tn_node values, int axis);
 /* x [T, ...] with offsets [S+1] i32 -> [S, ...]; an empty segment gives 0 (max: 0, no gradient). */
@@ -284,7 +285,8 @@ tn_node tn_cache_write(tn_node base, tn_node values, tn_node start);
 
 /* ---- geometry ------------------------------------------------------------------------------------------------------------------------- */
 typedef enum tn_border { TN_BORDER_ZERO = 0, TN_BORDER_CLAMP } tn_border;
-/* Bilinear samples of image [B, C, H, W] at grid [B, h, w, 2] of (x, y) in pixels (pixel centres at integers): [B, C, h, w]. */
+/* Bilinear samples of image [B, C, H, W] at grid [B, h, w, 2] of (x, y) in pixels (pixel centres at integers): [B, C, h, w].
+ * A NaN coordinate counts as minus infinity. */
 tn_node tn_grid_sample(tn_node image, tn_node grid, tn_border border);
 typedef enum tn_resize_kind {
     TN_RESIZE_NEAREST = 0,
@@ -292,7 +294,8 @@ typedef enum tn_resize_kind {
     TN_RESIZE_AREA,
     TN_RESIZE_CUBIC
 } tn_resize_kind;
-/* Last 1..3 dimensions after [B, C]; half-pixel centres (align_corners: corners map to corners). */
+/* Last 1..3 dimensions after [B, C]; half-pixel centres (align_corners: corners map to corners). PyTorch's definitions; nearest is its
+ * "nearest-exact". Formulas: src/graph/geometry.h. */
 tn_node tn_resize(tn_node x, const int64_t *space, tn_resize_kind kind, bool align_corners);
 /* Grid for tn_grid_sample from matrices [B, 2, 3] acting on pixel coordinates of the output. */
 tn_node tn_affine_grid(tn_node matrix, int64_t height, int64_t width);
@@ -307,11 +310,11 @@ typedef struct tn_random_key {
 tn_random_key tn_key(tn_scope scope);
 tn_node tn_random_uniform_node(tn_random_key key, tn_graph *graph, tn_shape shape);
 tn_node tn_random_normal_node(tn_random_key key, tn_graph *graph, tn_shape shape);
-/* x with elements zeroed at `rate` and the rest scaled by 1/(1-rate). */
+/* x with elements zeroed at `rate`, rounded to a multiple of 2^-16, and the rest scaled by 1/(1-rate). */
 tn_node tn_dropout_node(tn_node x, double rate, tn_random_key key);
 /* A uniform permutation of 0..count-1, i64. */
 tn_node tn_permutation_node(tn_random_key key, tn_graph *graph, int64_t count);
-/* logits [N, V] -> [N] i64, one draw a row (Gumbel maximum). */
+/* logits [N, V] -> [N] i64, one draw a row (Gumbel maximum). A NaN logit is never drawn; a row without a finite one gives 0. */
 tn_node tn_categorical_node(tn_node logits, tn_random_key key);
 
 /* ---- where each was built ------------------------------------------------------------------------------------------------------------------- */

@@ -24,7 +24,8 @@ double tn_random_normal(uint64_t seed, uint64_t stream, uint64_t index);
 uint64_t tn_random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound);
 /* A uniform permutation of 0..count-1 (Fisher-Yates; draw i uses index i). */
 void tn_random_permutation(uint64_t seed, uint64_t stream, int64_t count, int64_t *permutation);
-/* Index drawn with probability weight[i]/sum; weights >= 0, not all zero. Cost O(count). */
+/* Index drawn with probability weight[i]/sum; weights >= 0, and finite; -1 when none is
+ * above 0. Drawn with 53 bits: what is less likely than 2^-53 is never drawn. Cost O(count). */
 int64_t tn_random_categorical(uint64_t seed, uint64_t stream, uint64_t index, const float *weight,
                               int64_t count);
 /* A stream number for a name: the first 8 bytes of SHA-256 are overkill; this is FNV-1a 64. */

@@ -1,4 +1,4 @@
-/* tenon infer: generate and train. */
+/* tenon infer: generate and train; planning is in infer_plan.c. */
 #include <jansson.h>
 #include <math.h>
 #include <signal.h>
@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "cli/command.h"
+#include "cli/infer_plan.h"
 #include "tenon/infer.h"
 
 static volatile sig_atomic_t interrupted;
@@ -430,5 +431,10 @@ static int run_train(int argc, char **argv)
 const cli_command cli_infer_verbs[] = {
     {"generate", "generate text from a language model", .run = run_generate},
     {"train", "train a language model from a text", .run = run_train},
+    {"plan", "choose how to cut a model over chips", .run = cli_infer_plan},
+    {"explain", "every term of a plan's sum", .run = cli_infer_explain},
+    {"sweep", "plan over chip counts, batches and weight types", .run = cli_infer_sweep},
+    {"calibrate", "fit a hardware profile to measured steps", .run = cli_infer_calibrate},
+    {"evaluate", "the paper's tables beside the planner's", .run = cli_infer_evaluate},
     {.name = NULL},
 };

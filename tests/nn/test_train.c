@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "near.h"
 #include <jansson.h>
 
 #include "base/threads.h"
@@ -315,8 +317,8 @@ static void test_the_folder(void **unused)
         assert_int_equal(json_object_get(object, "held_out_loss") != NULL, evaluation);
         assert_int_equal(json_object_get(object, "loss") != NULL, !evaluation);
         if (count == 0)
-            assert_float_equal((float)json_real_value(json_object_get(object, "learning_rate")),
-                               (float)rate, 1e-7);
+            assert_near((float)json_real_value(json_object_get(object, "learning_rate")),
+                        (float)rate, 1e-7);
         json_decref(object);
     }
     assert_int_equal(count, 11);
@@ -585,8 +587,8 @@ static void test_parts_and_buckets(void **unused)
     for (int i = 0; i < 8; i++) assert_int_equal(q.numbers[i], i);
     /* p: 0 - mean(1 2 3 4) = -2.5, then - mean(5 6 7 8) = -9; the last loss is the mean of -2.5 *
      * (5 6 7 8) */
-    assert_float_equal(*(float *)tn_state_find(q.state, "p")->data, -9, 0);
-    assert_float_equal((float)result.loss, -2.5f * 6.5f, 1e-5);
+    assert_near(*(float *)tn_state_find(q.state, "p")->data, -9, 0);
+    assert_near((float)result.loss, -2.5f * 6.5f, 1e-5);
     t = (tn_training){.state = q.state,
                       .plan = q.step[0],
                       .choose = tiny_choose,
@@ -595,7 +597,7 @@ static void test_parts_and_buckets(void **unused)
                       .batch = tiny_batch,
                       .context = &q};
     if (tn_train(&t, &result) != TN_OK) fail_msg("%s", tn_message());
-    assert_float_equal(*(float *)tn_state_find(q.state, "p")->data, -9 - 1 - 2 * 3 - 3, 0);
+    assert_near(*(float *)tn_state_find(q.state, "p")->data, -9 - 1 - 2 * 3 - 3, 0);
     t.parts = 2;
     assert_int_equal(tn_train(&t, NULL), TN_INVALID);
     assert_non_null(strstr(tn_message(), "with 2 parts a step, .part must be given"));
@@ -790,10 +792,10 @@ static void test_model_files(void **unused)
     assert_string_equal(loaded.first_lacking, tn_state_at(fresh.state, 0)->parameter
                                                   ? tn_state_at(fresh.state, 0)->name
                                                   : loaded.first_lacking);
-    assert_float_equal(((float *)tn_state_find(fresh.state, "0.bias")->data)[1], -2, 0);
+    assert_near(((float *)tn_state_find(fresh.state, "0.bias")->data)[1], -2, 0);
     assert_int_equal(*(int64_t *)tn_state_find(fresh.state, "extra")->data, 5);
     assert_int_equal(tn_state_find(fresh.state, "half")->dtype, TN_F32);
-    assert_float_equal(((float *)tn_state_find(fresh.state, "half")->data)[0], 1, 0);
+    assert_near(((float *)tn_state_find(fresh.state, "half")->data)[0], 1, 0);
 
     /* nothing changes when one tensor does not suit */
     char before[65], after[65];

@@ -397,7 +397,7 @@ static void test_huge_scores(void **state)
             for (int c = 0; c < 16; c++) {
                 assert_true(isfinite(out.y[r * 16 + c]) && isfinite(out.d[0][r * 16 + c]));
                 if (largest - second > 0.01)
-                    assert_float_equal(out.y[r * 16 + c], value[2][best * 16 + c], 1e-6);
+                    assert_near(out.y[r * 16 + c], value[2][best * 16 + c], 1e-6);
             }
         }
         for (int i = 0; i < 40 * 16; i++)
@@ -427,7 +427,7 @@ static void test_nothing_to_read(void **state)
         const float *last = out.y + 2 * rows * 10;
         for (int i = 0; i < (rows - 1) * 10; i++) assert_true(last[i] == 0);
         for (int i = 0; i < 10; i++)
-            assert_float_equal(last[(rows - 1) * 10 + i], value[2][480 + i], 1e-6);
+            assert_near(last[(rows - 1) * 10 + i], value[2][480 + i], 1e-6);
         for (int i = 10; i < 240; i++) assert_true(out.d[2][480 + i] == 0);
         forget(&out);
         for (int i = 0; i < 3; i++) free(value[i]);
@@ -518,7 +518,7 @@ static void test_decoding(void **state)
                                     value[2] + t * K * Q, &t},
                    (void *[]){out}) != TN_OK)
             fail_msg("%s", tn_message());
-        for (int i = 0; i < H * Q; i++) assert_float_equal(out[i], all.y[t * H * Q + i], 2e-6);
+        for (int i = 0; i < H * Q; i++) assert_near(out[i], all.y[t * H * Q + i], 2e-6);
     }
     assert_memory_equal(tn_state_find(store, "keys")->data, value[1], L * K * Q * sizeof(float));
     tn_plan_free(plan);
