@@ -100,6 +100,20 @@ int64_t tn_generator_position(const tn_generator *generator);
 /* Bytes of scratch and cache. */
 size_t tn_generator_bytes(const tn_generator *generator);
 
+/* ---- scoring ---- */
+
+typedef struct tn_score_options {
+    tn_dtype compute; /* TN_F32 (also 0) or TN_BF16 */
+    int64_t window;   /* tokens that a pass sees; 0: the model's context */
+    int64_t stride;   /* tokens that a later window adds; 0: half a window */
+} tn_score_options;
+
+/* loss[i] = -log p(tokens[i+1] | what the window has before it), natural, for i < count-1. `state` holds the model. Every token is
+ * predicted once, behind at least window - stride others (at the beginning, behind all there are). Errors: fewer than two tokens,
+ * ids out of range, a window beyond the context, losses that are not finite. */
+tn_status tn_infer_score(tn_state *state, const tn_infer_config *config, const int32_t *tokens,
+                         int64_t count, const tn_score_options *options, float *loss);
+
 /* ---- training ---------------------------------------------------------------------------------------------------- */
 
 typedef struct tn_infer_train_options {

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "cli/command.h"
 #include "cli/infer_plan.h"
+#include "cli/infer_tools.h"
 #include "tenon/infer.h"
 
 static volatile sig_atomic_t interrupted;
@@ -431,6 +432,10 @@ static int run_train(int argc, char **argv)
 const cli_command cli_infer_verbs[] = {
     {"generate", "generate text from a language model", .run = run_generate},
     {"train", "train a language model from a text", .run = run_train},
+    {"score", "tell how well a model predicts a text", .run = cli_infer_score},
+    {"tokenize", "turn a text into token ids", .run = cli_infer_tokenize},
+    {"detokenize", "turn token ids into text", .run = cli_infer_detokenize},
+    {"inspect", "list a model's tensors and configuration", .run = cli_infer_inspect},
     {"plan", "choose how to cut a model over chips", .run = cli_infer_plan},
     {"explain", "every term of a plan's sum", .run = cli_infer_explain},
     {"sweep", "plan over chip counts, batches and weight types", .run = cli_infer_sweep},

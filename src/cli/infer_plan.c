@@ -341,6 +341,22 @@ static int64_t context_for(const plan_options *o, const tn_partition_estimate *e
                                     o->kv_fraction * o->hardware.memory_bytes);
 }
 
+/* The smallest power of two chips on which something fits; 0 if there is none up to 65,536. */
+static int64_t enough_chips(const plan_options *o)
+{
+    for (int64_t chips = 1; chips <= 65536; chips *= 2) {
+        tn_partition_estimate *list;
+        int count;
+        if (tn_partition_search(&o->model, &o->hardware, &o->job, chips, NULL, &list, &count) !=
+            TN_OK)
+            return 0;
+        bool fits = list[0].fits;
+        free(list);
+        if (fits) return chips;
+    }
+    return 0;
+}
+
 static void print_plan(const plan_options *o, const tn_partition_estimate *list, int count)
 {
     const tn_partition_estimate *best = &list[0];
@@ -351,7 +367,12 @@ static void print_plan(const plan_options *o, const tn_partition_estimate *list,
     printf(", context %lld, %s weights\n", (long long)o->job.context,
            o->job.weight_bytes == 1 ? "int8" : "bf16");
     print_constants(stdout, &o->hardware);
-    if (!best->fits) printf("\nNothing fits. The nearest:\n");
+    if (!best->fits) {
+        int64_t enough = o->has_mesh ? 0 : enough_chips(o);
+        printf("\nNothing fits%s", enough ? "" : ". ");
+        if (enough) printf("; %lld chips are enough. ", (long long)enough);
+        printf("The nearest:\n");
+    }
     printf("\n");
     cli_table t = {0};
     add_head(&t);
