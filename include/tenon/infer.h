@@ -64,18 +64,27 @@ tn_node tn_infer_logits(tn_scope scope, const tn_infer_config *config, tn_infer_
 
 /* ---- generation ------------------------------------------------------------------------------------------------ */
 
+typedef struct tn_logit_bias {
+    int32_t token;
+    double bias; /* -INFINITY forbids the token */
+} tn_logit_bias;
+
+/* Done in this order: repetition penalty, bias, temperature, top-k, top-p, min-p. */
 typedef struct tn_sampling {
     double temperature; /* 0: the most likely token (lowest id on ties) */
     int64_t top_k;      /* 0: all */
-    double top_p;       /* 0 or 1: all */
+    double top_p;       /* the smallest set that holds this probability; 0 or 1: all */
+    double min_p;       /* only tokens with at least this times the best one's probability; 0: all */
+    const tn_logit_bias *bias; /* added to logits */
+    int64_t bias_count;
     double
         repetition; /* divides (or multiplies, if negative) logits of tokens seen already; 0 or 1: off */
     uint64_t seed; /* a token depends on (seed, sample, position) alone */
     uint64_t sample;
 } tn_sampling;
 
-/* Draws one token from logits [vocabulary]. Source: Philox as everywhere; top-p after Holtzman et al. 2020. Errors: options out of range,
- * NaN logits. */
+/* Draws one token from logits [vocabulary]. Source: Philox as everywhere; top-p after Holtzman et al. 2020. Cost: one or two looks at
+ * every logit; no sort of the vocabulary. Errors: options out of range, NaN logits, no token possible. */
 tn_status tn_sample(const float *logits, int64_t vocabulary, const tn_sampling *sampling,
                     uint64_t position, const int32_t *seen, int64_t seen_count, int32_t *token);
 

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/string.h"
 #include "cli/command.h"
 #include "cli/infer_plan.h"
 #include "cli/infer_tools.h"
@@ -27,7 +28,9 @@ typedef struct generate_options {
     const char *model, *tokenizer, *prompt, *prompt_file;
     tn_sampling sampling;
     int64_t tokens, context, samples;
-    bool bf16, json, statistics;
+    bool bf16, json, statistics, echo;
+    const char *stop[16];
+    int stop_count;
 } generate_options;
 
 enum {
@@ -35,12 +38,15 @@ enum {
     KEY_PROMPT_FILE,
     KEY_TOP_K,
     KEY_TOP_P,
+    KEY_MIN_P,
     KEY_REPETITION,
     KEY_SEED,
     KEY_CONTEXT,
     KEY_DTYPE,
     KEY_JSON,
     KEY_SAMPLES,
+    KEY_STOP,
+    KEY_ECHO,
     KEY_STATISTICS
 };
 
@@ -55,13 +61,24 @@ static error_t parse_generate(int key, char *text, struct argp_state *state)
     case 'n': o->tokens = cli_integer(state, "--tokens", text, 1, 1 << 24); break;
     case 't': o->sampling.temperature = cli_number(state, "--temperature", text, 0, 1e6); break;
     case KEY_TOP_K: o->sampling.top_k = cli_integer(state, "--top-k", text, 1, 1 << 30); break;
-    case KEY_TOP_P: o->sampling.top_p = cli_number(state, "--top-p", text, 0, 1); break;
+    case KEY_TOP_P:
+        o->sampling.top_p = cli_number(state, "--top-p", text, 0, 1);
+        if (o->sampling.top_p == 0) o->sampling.top_k = 1; /* the best one alone */
+        break;
+    case KEY_MIN_P: o->sampling.min_p = cli_number(state, "--min-p", text, 0, 1); break;
     case KEY_REPETITION:
         o->sampling.repetition = cli_number(state, "--repetition-penalty", text, 0.01, 100);
         break;
     case KEY_SEED:
         o->sampling.seed = (uint64_t)cli_integer(state, "--seed", text, 0, INT64_MAX);
         break;
+    case KEY_STOP:
+        if (!*text) argp_error(state, "--stop must not be empty");
+        if (o->stop_count == sizeof o->stop / sizeof *o->stop)
+            argp_error(state, "more than %zu times --stop", sizeof o->stop / sizeof *o->stop);
+        o->stop[o->stop_count++] = text;
+        break;
+    case KEY_ECHO: o->echo = true; break;
     case KEY_SAMPLES: o->samples = cli_integer(state, "--samples", text, 1, 1 << 20); break;
     case KEY_CONTEXT: o->context = cli_integer(state, "--context", text, 1, 1 << 24); break;
     case KEY_DTYPE:
@@ -99,10 +116,14 @@ static const struct argp_option generate_rows[] = {
     {"top-k", KEY_TOP_K, "K", 0, "Draw from the K most likely tokens only", 0},
     {"top-p", KEY_TOP_P, "P", 0,
      "Draw from the most likely tokens that hold probability P (default 0.95)", 0},
+    {"min-p", KEY_MIN_P, "P", 0,
+     "Draw only tokens with at least P times the best one's probability", 0},
     {"repetition-penalty", KEY_REPETITION, "R", 0, "Divide the logits of tokens seen before by R",
      0},
     {"seed", KEY_SEED, "N", 0,
      "Seed: a token depends on seed, sample and position alone (default 0)", 0},
+    {"stop", KEY_STOP, "TEXT", 0, "End before this text; may stand several times", 0},
+    {"echo", KEY_ECHO, NULL, 0, "Print the prompt too", 0},
     {"samples", KEY_SAMPLES, "N", 0, "So many texts (default 1)", 0},
     {"context", KEY_CONTEXT, "N", 0, "Cache positions (default: the model's)", 0},
     {"dtype", KEY_DTYPE, "TYPE", 0, "Multiply in f32 (default) or bf16", 0},
@@ -118,7 +139,7 @@ static const struct argp generate_parser = {
     "Generate text from a language model.\v"
     "Examples:\n"
     "  tenon infer generate --model stories260K.bin --tokenizer tok512.bin --temperature 0\n"
-    "  tenon infer generate --model run/model --prompt \"The tree\" --seed 7 --statistics\n",
+    "  tenon infer generate --model run/model --prompt \"The tree\" --echo --stop \".\" --seed 7\n",
     NULL,
     NULL,
     NULL};
@@ -179,23 +200,76 @@ static bool ends_text(const session *s, int32_t token)
            (token == tn_tokenizer_end(s->tokenizer) || token == tn_tokenizer_begin(s->tokenizer));
 }
 
-static void emit(const session *s, const generate_options *o, int32_t previous, int32_t token)
+/* ---- printing while it comes: whole characters, and nothing that may become a stop text ------- */
+
+typedef struct stream {
+    tn_string text; /* generated, or with the prompt */
+    size_t printed;
+    bool stopped;
+} stream;
+
+/* Bytes at the end of a text that are the beginning of an unfinished UTF-8 character. */
+static size_t unfinished(const char *text, size_t length)
+{
+    for (size_t back = 1; back <= 3 && back <= length; back++) {
+        unsigned char c = (unsigned char)text[length - back];
+        if ((c & 0xc0) == 0x80) continue;
+        size_t needed = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
+        return needed > back ? back : 0;
+    }
+    return 0;
+}
+
+/* How much may be printed; *found: a stop text begins there. */
+static size_t printable(const char *text, size_t length, const generate_options *o, bool *found)
+{
+    size_t safe = length - unfinished(text, length);
+    *found = false;
+    for (int i = 0; i < o->stop_count; i++) {
+        size_t stop = strlen(o->stop[i]);
+        const char *at = length >= stop ? memmem(text, length, o->stop[i], stop) : NULL;
+        if (at && (!*found || (size_t)(at - text) < safe))
+            safe = (size_t)(at - text), *found = true;
+    }
+    for (int i = 0; i < o->stop_count && !*found; i++) {
+        size_t most = strlen(o->stop[i]) - 1;
+        for (size_t part = most < length ? most : length; part > 0; part--)
+            if (!memcmp(text + length - part, o->stop[i], part)) {
+                if (length - part < safe) safe = length - part;
+                break;
+            }
+    }
+    return safe;
+}
+
+static void print_to(stream *out, size_t end)
+{
+    if (end <= out->printed) return;
+    fwrite(tn_string_text(&out->text) + out->printed, 1, end - out->printed, stdout);
+    fflush(stdout);
+    out->printed = end;
+}
+
+static void emit(const session *s, const generate_options *o, stream *out, int32_t previous,
+                 int32_t token)
 {
     const char *bytes;
     size_t size;
-    if (!o->json && tn_tokenizer_decode(s->tokenizer, previous, token, &bytes, &size) == TN_OK) {
-        fwrite(bytes, 1, size, stdout);
-        fflush(stdout);
+    if (tn_tokenizer_decode(s->tokenizer, previous, token, &bytes, &size) != TN_OK) return;
+    tn_string_add_bytes(&out->text, bytes, size);
+    size_t end = printable(tn_string_text(&out->text), out->text.length, o, &out->stopped);
+    if (out->stopped) { /* what comes behind is forgotten */
+        out->text.text[end] = 0;
+        out->text.length = end;
     }
+    if (!o->json) print_to(out, end);
 }
 
-static void print_json(const session *s, const int32_t *ids, int64_t count, int64_t prompt,
+static void print_json(const stream *out, const int32_t *ids, int64_t count, int64_t prompt,
                        double prompt_seconds, double seconds)
 {
-    char *text = NULL;
-    size_t size = 0;
-    if (tn_tokenizer_decode_all(s->tokenizer, ids, count, &text, &size) != TN_OK) return;
-    json_t *list = json_array(), *string = json_stringn(text, size);
+    json_t *list = json_array(),
+           *string = json_stringn(tn_string_text(&out->text), out->text.length);
     for (int64_t i = 0; i < count; i++) json_array_append_new(list, json_integer(ids[i]));
     /* Bytes that are not UTF-8 cannot stand in JSON; the ids always can. */
     json_t *all = json_pack("{s:o, s:o, s:I, s:I, s:f, s:f}", "text", string ? string : json_null(),
@@ -206,7 +280,6 @@ static void print_json(const session *s, const int32_t *ids, int64_t count, int6
     if (line) puts(line);
     free(line);
     json_decref(all);
-    free(text);
 }
 
 static tn_status generate_one(session *s, const generate_options *o, const int32_t *prompt,
@@ -222,7 +295,11 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
         return TN_MEMORY;
     }
     memcpy(ids, prompt, (size_t)prompt_count * sizeof *ids);
-    for (int64_t i = 0; i < prompt_count; i++) emit(s, o, i ? ids[i - 1] : -1, ids[i]);
+    stream out = {0};
+    generate_options plain = *o; /* the prompt may hold a stop text */
+    plain.stop_count = 0;
+    for (int64_t i = 0; i < prompt_count && o->echo; i++)
+        emit(s, &plain, &out, i ? ids[i - 1] : -1, ids[i]);
     const float *logits;
     double start = tn_clock_seconds(), prompt_done = start;
     tn_generator_reset(s->generator);
@@ -234,14 +311,18 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
                            &next);
         if (status != TN_OK || ends_text(s, next)) break;
         ids[count++] = next;
-        emit(s, o, ids[count - 2], next);
+        emit(s, o, &out, ids[count - 2], next);
+        if (out.stopped) break;
         if (count > wanted || tn_generator_position(s->generator) == capacity) break;
         status = tn_generator_feed(s->generator, &next, 1, &logits);
     }
     double end = tn_clock_seconds();
     if (o->json && status == TN_OK)
-        print_json(s, ids, count, prompt_count, prompt_done - start, end - start);
-    if (!o->json) printf("\n");
+        print_json(&out, ids, count, prompt_count, prompt_done - start, end - start);
+    if (!o->json) {
+        print_to(&out, out.text.length); /* what was held back and came to nothing */
+        printf("\n");
+    }
     if (o->statistics)
         fprintf(stderr,
                 "prompt %lld tokens in %.3f s; %lld tokens in %.3f s, %.1f a second; scratch and "
@@ -249,6 +330,7 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
                 (long long)prompt_count, prompt_done - start, (long long)(count - prompt_count),
                 end - prompt_done, (double)(count - prompt_count) / (end - prompt_done),
                 (double)tn_generator_bytes(s->generator) / 1e6);
+    tn_string_free(&out.text);
     free(ids);
     return status;
 }

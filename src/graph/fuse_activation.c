@@ -31,7 +31,7 @@ static tn_node with_activation(const tn_rewrite *rewrite, int32_t id, tn_op_id a
     int32_t in[3];
     for (int i = 0; i < value->in_count; i++) in[i] = rewrite->map[value->in[i]];
     tn_matmul_attribute attribute = *(const tn_matmul_attribute *)value->attribute;
-    attribute.activation = activation;
+    attribute.activation = (int32_t)activation;
     changed.attribute = &attribute;
     return tn_node_copy(rewrite->to, &changed, in);
 }

@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "tenon/infer.h"
+#include "tenon/random.h"
 
 static const char *data_path(const char *name)
 {
@@ -81,31 +82,60 @@ static void test_parameter_count(void **unused)
     close_model(&m);
 }
 
+/* What `tenon infer generate` prints for the trained model at temperature 0; skips without it. */
+static size_t printed_text(const char *more, char *printed, size_t room)
+{
+    const char *program = getenv("TENON_PROGRAM"), *weights = data_path("stories260K.bin"),
+               *tokenizer = data_path("tok512.bin");
+    char command[9000];
+    if (!weights || !tokenizer || !program || access(program, X_OK)) {
+        printf("SKIPPED: needs TENON_PROGRAM and the data\n");
+        skip();
+    }
+    snprintf(command, sizeof command,
+             "'%s' infer generate --model '%s' --tokenizer '%s' --temperature 0 %s", program,
+             weights, tokenizer, more);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    size_t got = fread(printed, 1, room, pipe);
+    assert_int_equal(pclose(pipe), 0);
+    return got;
+}
+
 /* The program prints the published text, byte for byte. */
 static void test_published_greedy_text(void **unused)
 {
     (void)unused;
-    const char *program = getenv("TENON_PROGRAM"), *weights = data_path("stories260K.bin"),
-               *tokenizer = data_path("tok512.bin");
-    char command[9000], *expected, *printed = calloc(1, 65536);
-    size_t size;
-    if (!weights || !tokenizer || !program || access(program, X_OK)) {
-        printf("SKIPPED: needs TENON_PROGRAM and the data\n");
-        free(printed);
-        skip();
-    }
-    snprintf(command, sizeof command,
-             "'%s' infer generate --model '%s' --tokenizer '%s' --temperature 0", program, weights,
-             tokenizer);
-    FILE *pipe = popen(command, "r");
-    assert_non_null(pipe);
-    size_t got = fread(printed, 1, 65535, pipe);
-    assert_int_equal(pclose(pipe), 0);
+    static char printed[65536];
+    char *expected;
+    size_t size, got = printed_text("", printed, sizeof printed - 1);
     require(tn_file_read(data_path("stories260K-greedy.txt"), 1 << 20, &expected, &size));
     if (got != size || memcmp(printed, expected, size))
         fail_msg("printed %zu bytes:\n%s\nexpected %zu:\n%s", got, printed, size, expected);
     free(expected);
-    free(printed);
+}
+
+/* A text that crosses tokens ends the output before it; one that only begins does not. */
+static void test_stop_texts(void **unused)
+{
+    (void)unused;
+    static char printed[65536];
+    char *whole, more[64], stop[8] = {0};
+    size_t size;
+    const char *path = data_path("stories260K-greedy.txt");
+    if (!path) skip();
+    require(tn_file_read(path, 1 << 20, &whole, &size));
+    for (size_t at = 50; at < 300; at += 37) {
+        memcpy(stop, whole + at, 6);
+        if (strpbrk(stop, "'\"\n")) continue;
+        snprintf(more, sizeof more, "--stop '%s' --stop '%.3s#'", stop, stop);
+        size_t got = printed_text(more, printed, sizeof printed - 1),
+               wanted = (size_t)(strstr(whole, stop) - whole);
+        if (got != wanted + 1 || memcmp(printed, whole, wanted) || printed[wanted] != '\n')
+            fail_msg("stopping at \"%s\" printed %zu bytes, not %zu:\n%.*s", stop, got, wanted + 1,
+                     (int)got, printed);
+    }
+    free(whole);
 }
 
 /* Logits after each prompt within 2e-5 of double precision; 200 greedy tokens identical, fed one at a time and in chunks. */
@@ -215,14 +245,101 @@ static void test_sampling(void **unused)
            "logit of token 1 at position 9 is not a number");
 }
 
+/* The plain definition: sort everything, cut, renormalise. Probabilities by token. */
+static void sorted_reference(const float *logits, int count, const tn_sampling *s, double *p)
+{
+    int order[64];
+    double weight[64], total = 0, kept = 0;
+    for (int i = 0; i < count; i++) {
+        int at = i;
+        for (; at > 0 && logits[order[at - 1]] < logits[i]; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    int keep = s->top_k > 0 && s->top_k < count ? (int)s->top_k : count, n = 0;
+    for (int i = 0; i < keep; i++) {
+        weight[i] = exp(((double)logits[order[i]] - (double)logits[order[0]]) / s->temperature);
+        total += weight[i];
+    }
+    for (; n < keep && !(s->top_p > 0 && s->top_p < 1 && kept >= s->top_p * total); n++)
+        kept += weight[n];
+    while (n > 1 && weight[n - 1] < s->min_p) n--;
+    for (int i = 0; i < count; i++) p[i] = 0;
+    total = 0;
+    for (int i = 0; i < n; i++) total += weight[i];
+    for (int i = 0; i < n; i++) p[order[i]] = weight[i] / total;
+}
+
+static void test_sampling_against_sorting(void **unused)
+{
+    (void)unused;
+    enum { V = 50, DRAWS = 4000 };
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        float logits[V];
+        double p[V];
+        int drawn[V] = {0};
+        for (int i = 0; i < V; i++) /* with ties, and some that are impossible */
+            logits[i] = i % 11 == 10 ? -INFINITY
+                                     : (float)(int)tn_random_below(seed, 1, (uint64_t)i, 9) * 0.7F;
+        tn_sampling s = {.temperature = 0.3 + 0.2 * (double)(seed % 7),
+                         .top_k = seed % 3 == 1   ? 7
+                                  : seed % 3 == 2 ? V
+                                                  : 0,
+                         .top_p = seed % 4 == 1   ? 0.5
+                                  : seed % 4 == 2 ? 0.95
+                                                  : 0,
+                         .min_p = seed % 5 == 3 ? 0.1 : 0,
+                         .seed = seed};
+        sorted_reference(logits, V, &s, p);
+        for (uint64_t position = 0; position < DRAWS; position++) {
+            int32_t token;
+            require(tn_sample(logits, V, &s, position, NULL, 0, &token));
+            drawn[token]++;
+        }
+        for (int i = 0; i < V; i++) {
+            double error = fabs(drawn[i] / (double)DRAWS - p[i]);
+            if ((p[i] == 0 && drawn[i]) || error > 6 * sqrt(p[i] / DRAWS))
+                fail_msg("seed %d: token %d was drawn %d of %d times, but has probability %g",
+                         (int)seed, i, drawn[i], DRAWS, p[i]);
+        }
+    }
+}
+
+static void test_bias(void **unused)
+{
+    (void)unused;
+    const float logits[4] = {1, 5, 2, 3};
+    int32_t token;
+    tn_logit_bias bias[] = {{1, -INFINITY}, {0, 10}};
+    tn_sampling s = {.bias = bias, .bias_count = 1};
+    require(tn_sample(logits, 4, &s, 0, NULL, 0, &token));
+    assert_int_equal(token, 3);
+    s.bias_count = 2;
+    require(tn_sample(logits, 4, &s, 0, NULL, 0, &token));
+    assert_int_equal(token, 0);
+    s = (tn_sampling){.repetition = 4};
+    require(tn_sample(logits, 4, &s, 0, (int32_t[]){1, 1, 3}, 3, &token));
+    assert_int_equal(token, 2);
+    bias[0].token = 4;
+    s = (tn_sampling){.bias = bias, .bias_count = 1};
+    refuse(tn_sample(logits, 4, &s, 0, NULL, 0, &token), "the vocabulary has 4");
+    refuse(tn_sample((float[]){-INFINITY, -INFINITY}, 2, &(tn_sampling){.temperature = 1}, 3, NULL,
+                     0, &token),
+           "no token is possible at position 3");
+    refuse(tn_sample(logits, 4, &(tn_sampling){.temperature = 1, .min_p = 2}, 0, NULL, 0, &token),
+           "min-p");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parameter_count),
         cmocka_unit_test(test_published_greedy_text),
+        cmocka_unit_test(test_stop_texts),
         cmocka_unit_test(test_double_precision_reference),
         cmocka_unit_test(test_wrong_use),
         cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_sampling_against_sorting),
+        cmocka_unit_test(test_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

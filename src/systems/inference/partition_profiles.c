@@ -62,7 +62,7 @@ static void name_from_path(char *name, size_t size, const char *path)
     snprintf(copy, sizeof copy, "%s", path);
     for (size_t end = strlen(copy); end > 1 && copy[end - 1] == '/';) copy[--end] = 0;
     const char *slash = strrchr(copy, '/');
-    snprintf(name, size, "%s", slash ? slash + 1 : copy);
+    snprintf(name, size, "%.*s", (int)size - 1, slash ? slash + 1 : copy);
 }
 
 tn_status tn_partition_model_load(const char *name_or_path, tn_partition_model *model)
