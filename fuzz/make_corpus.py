@@ -162,6 +162,14 @@ def make_tokenizer():
              "pieces": [["?", 0, "unknown"], ["<s>", 0, "control"], ["<0x41>", 0, "byte"], [" ", 0, "normal"],
                         ["a", -1, "normal"], ["aa", -2, "normal"], ["b", 0, "user"], ["c", 0, "unused"]]}
     tokenizer("sentencepiece", json.dumps(small).encode(), b" aaa bA<s>", 5)
+    # SentencePiece: pieces (text, score, kind), the trainer's type BPE, a normaliser that strips nothing
+    def field(number, data):
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    rows = [("?", 0, 2), ("<s>", 0, 3), ("<0x41>", 0, 6), ("\u2581", 0, 1), ("a", -1, 1), ("aa", -2, 1)]
+    model = b"".join(field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+                     for text, score, kind in rows)
+    tokenizer("model", model + field(2, b"\x18\x02") + field(3, b"\x20\x00"), b" aaa bA<s>", 5)
 
 
 make_csv()

@@ -28,9 +28,10 @@ typedef enum tn_tokenizer_kind {
 
 /* Ids 0-255 are the bytes, 256 begins and 257 ends a text. */
 tn_status tn_tokenizer_create_bytes(tn_tokenizer **out);
-/* Opens a directory's tokenizer.json (else its tokenizer.bin; neither is an error), or one file:
- * tokenizer.json (ours, or Hugging Face's for byte-level BPE), llama2.c's tokenizer.bin, or the
- * vocabulary of a GGUF file (tokenizer.ggml.model "llama" or "gpt2").
+/* Opens a directory's tokenizer.json (else its tokenizer.model or .bin; none is an error), or one file:
+ * tokenizer.json (ours, or Hugging Face's for byte-level BPE), SentencePiece's tokenizer.model (BPE
+ * that leaves texts as they are), llama2.c's tokenizer.bin, or the vocabulary of a GGUF file
+ * (tokenizer.ggml.model "llama" or "gpt2").
  * Errors: TN_IO, TN_FORMAT, TN_UNSUPPORTED (another kind of tokenizer); *out is NULL then. */
 tn_status tn_tokenizer_open(const char *path, tn_tokenizer **out);
 /* The same from a file's bytes, which are not needed afterwards. */

@@ -31,6 +31,7 @@ typedef struct generate_options {
     bool bf16, json, statistics, echo;
     const char *stop[16];
     int stop_count;
+    int64_t logprobs; /* -1: none */
 } generate_options;
 
 enum {
@@ -47,6 +48,7 @@ enum {
     KEY_SAMPLES,
     KEY_STOP,
     KEY_ECHO,
+    KEY_LOGPROBS,
     KEY_STATISTICS
 };
 
@@ -79,6 +81,7 @@ static error_t parse_generate(int key, char *text, struct argp_state *state)
         o->stop[o->stop_count++] = text;
         break;
     case KEY_ECHO: o->echo = true; break;
+    case KEY_LOGPROBS: o->logprobs = cli_integer(state, "--logprobs", text, 0, 100); break;
     case KEY_SAMPLES: o->samples = cli_integer(state, "--samples", text, 1, 1 << 20); break;
     case KEY_CONTEXT: o->context = cli_integer(state, "--context", text, 1, 1 << 24); break;
     case KEY_DTYPE:
@@ -97,6 +100,7 @@ static error_t parse_generate(int key, char *text, struct argp_state *state)
         if (!o->model) argp_error(state, "--model is missing");
         if (o->prompt && o->prompt_file)
             argp_error(state, "--prompt and --prompt-file exclude each other");
+        if (o->logprobs >= 0 && !o->json) argp_error(state, "--logprobs needs --json");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -128,6 +132,8 @@ static const struct argp_option generate_rows[] = {
     {"context", KEY_CONTEXT, "N", 0, "Cache positions (default: the model's)", 0},
     {"dtype", KEY_DTYPE, "TYPE", 0, "Multiply in f32 (default) or bf16", 0},
     {"json", KEY_JSON, NULL, 0, "Print one JSON object per sample", 0},
+    {"logprobs", KEY_LOGPROBS, "K", 0,
+     "With --json: each token's log-probability, and the K most likely ones", 0},
     {"statistics", KEY_STATISTICS, NULL, 0, "Print speed and memory to stderr", 0},
     {0},
 };
@@ -265,8 +271,33 @@ static void emit(const session *s, const generate_options *o, stream *out, int32
     if (!o->json) print_to(out, end);
 }
 
-static void print_json(const stream *out, const int32_t *ids, int64_t count, int64_t prompt,
-                       double prompt_seconds, double seconds)
+/* The log-probability of `token` among natural logits, before any sampling option, and of the k most
+ * likely tokens. */
+static json_t *log_probabilities(const float *logits, int64_t vocabulary, int32_t token, int64_t k)
+{
+    double top = -INFINITY, sum = 0;
+    int32_t best[100];
+    int64_t count = 0;
+    if (k > vocabulary) k = vocabulary;
+    for (int64_t i = 0; i < vocabulary; i++) top = fmax(top, (double)logits[i]);
+    for (int64_t i = 0; i < vocabulary; i++) {
+        sum += exp((double)logits[i] - top);
+        if (count == k && (k == 0 || !(logits[i] > logits[best[count - 1]]))) continue;
+        int64_t at = count < k ? count++ : count - 1; /* insert, best first */
+        for (; at > 0 && logits[i] > logits[best[at - 1]]; at--) best[at] = best[at - 1];
+        best[at] = (int32_t)i;
+    }
+    double all = top + log(sum);
+    json_t *list = json_array();
+    for (int64_t i = 0; i < count; i++)
+        json_array_append_new(
+            list, json_pack("{s:i, s:f}", "id", best[i], "logprob", (double)logits[best[i]] - all));
+    return json_pack("{s:i, s:f, s:o}", "id", token, "logprob", (double)logits[token] - all, "top",
+                     list);
+}
+
+static void print_json(const stream *out, json_t *logprobs, const int32_t *ids, int64_t count,
+                       int64_t prompt, double prompt_seconds, double seconds)
 {
     json_t *list = json_array(),
            *string = json_stringn(tn_string_text(&out->text), out->text.length);
@@ -276,6 +307,7 @@ static void print_json(const stream *out, const int32_t *ids, int64_t count, int
                             "ids", list, "prompt_tokens", (json_int_t)prompt, "tokens",
                             (json_int_t)count, "prompt_seconds", prompt_seconds, "seconds",
                             seconds);
+    if (logprobs) json_object_set(all, "logprobs", logprobs);
     char *line = json_dumps(all, JSON_COMPACT);
     if (line) puts(line);
     free(line);
@@ -301,6 +333,7 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
     for (int64_t i = 0; i < prompt_count && o->echo; i++)
         emit(s, &plain, &out, i ? ids[i - 1] : -1, ids[i]);
     const float *logits;
+    json_t *logprobs = o->logprobs >= 0 ? json_array() : NULL;
     double start = tn_clock_seconds(), prompt_done = start;
     tn_generator_reset(s->generator);
     tn_status status = tn_generator_feed(s->generator, ids, count, &logits);
@@ -311,6 +344,9 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
                            &next);
         if (status != TN_OK || ends_text(s, next)) break;
         ids[count++] = next;
+        if (logprobs)
+            json_array_append_new(
+                logprobs, log_probabilities(logits, s->config.vocabulary, next, o->logprobs));
         emit(s, o, &out, ids[count - 2], next);
         if (out.stopped) break;
         if (count > wanted || tn_generator_position(s->generator) == capacity) break;
@@ -318,8 +354,9 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
     }
     double end = tn_clock_seconds();
     if (o->json && status == TN_OK)
-        print_json(&out, ids, count, prompt_count, prompt_done - start, end - start);
-    if (!o->json) {
+        print_json(&out, logprobs, ids, count, prompt_count, prompt_done - start, end - start);
+    json_decref(logprobs);
+    if (!o->json && (status == TN_OK || out.printed)) {
         print_to(&out, out.text.length); /* what was held back and came to nothing */
         printf("\n");
     }
@@ -337,7 +374,8 @@ static tn_status generate_one(session *s, const generate_options *o, const int32
 
 static int run_generate(int argc, char **argv)
 {
-    generate_options o = {.sampling = {.temperature = 0.8, .top_p = 0.95}, .samples = 1};
+    generate_options o = {
+        .sampling = {.temperature = 0.8, .top_p = 0.95}, .samples = 1, .logprobs = -1};
     cli_parse(&generate_parser, argc, argv, &o);
     signal(SIGINT, on_signal);
     session s = {0};

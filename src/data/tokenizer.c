@@ -184,6 +184,8 @@ tn_status tn_tokenizer_open_memory(const void *bytes, size_t size, const char *n
     if (size >= 4 && memcmp(bytes, "GGUF", 4) == 0)
         status = tn_read_gguf_tokenizer(bytes, size, name, out);
     else if (begins_like_json(bytes, size)) status = tn_read_json_tokenizer(bytes, size, name, out);
+    else if (tn_is_sentencepiece_model(bytes, size))
+        status = tn_read_sentencepiece_model(bytes, size, name, out);
     else status = tn_read_llama2c_tokenizer(bytes, size, name, out);
     if (status == TN_OK) return TN_OK;
     tn_tokenizer_free(*out);
@@ -203,12 +205,13 @@ static tn_status open_file(const char *path, tn_tokenizer **out)
 
 tn_status tn_tokenizer_open(const char *path, tn_tokenizer **out)
 {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.bin"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin"};
     *out = NULL;
     if (!tn_directory_exists(path)) return open_file(path, out);
     tn_arena arena = {0};
     tn_status status = tn_fail(
-        TN_IO, "%s: neither tokenizer.json nor tokenizer.bin is in this directory", path);
+        TN_IO, "%s: no tokenizer.json, tokenizer.model or tokenizer.bin is in this directory",
+        path);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *file = tn_arena_format(&arena, "%s/%s", path, names[i]);
         if (!file) status = TN_MEMORY;

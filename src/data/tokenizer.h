@@ -74,6 +74,8 @@ tn_status tn_tokenizer_set(tn_tokenizer *tokenizer, int32_t id, const char *text
                            float score, tn_piece_kind kind);
 /* Called when all pieces are set: check them and build the tables. */
 tn_status tn_sentencepiece_finish(tn_tokenizer *tokenizer);
+/* SentencePiece marks spaces by U+2581; here they are spaces. Shrinks `text` in place. */
+size_t tn_sentencepiece_spaces(char *text, size_t size);
 /* The pieces are bytes already. `merge`: `count` pairs of texts in order of rank. */
 typedef struct tn_merge_text {
     const char *left, *right;
@@ -97,6 +99,13 @@ uint32_t tn_byte_bpe_letter(uint8_t byte);
 
 tn_status tn_read_llama2c_tokenizer(const uint8_t *bytes, size_t size, const char *name,
                                     tn_tokenizer **out);
+/* Whether a file begins like a SentencePiece model: a piece, and no llama2.c header. */
+static inline bool tn_is_sentencepiece_model(const uint8_t *bytes, size_t size)
+{
+    return size >= 2 && bytes[0] == 0x0a && bytes[1] != 0;
+}
+tn_status tn_read_sentencepiece_model(const uint8_t *bytes, size_t size, const char *name,
+                                      tn_tokenizer **out);
 tn_status tn_read_gguf_tokenizer(const uint8_t *bytes, size_t size, const char *name,
                                  tn_tokenizer **out);
 tn_status tn_read_json_tokenizer(const uint8_t *bytes, size_t size, const char *name,

@@ -17,8 +17,8 @@ enum { UNKNOWN = 0, BEGIN = 1, END = 2, FIRST_BYTE = 3, LONGEST_MOST = 65535 };
 static tn_status not_llama2c(const char *name)
 {
     return tn_fail(TN_FORMAT,
-                   "%s: not a tokenizer that is known here (tokenizer.json, llama2.c's "
-                   "tokenizer.bin, or a GGUF file); for a model, give its tokenizer too",
+                   "%s: not a tokenizer that is known here (tokenizer.json, tokenizer.model, "
+                   "llama2.c's tokenizer.bin, or a GGUF file); for a model, give its tokenizer too",
                    name);
 }
 
@@ -137,8 +137,7 @@ static tn_status read_columns(tn_gguf *gguf, const tn_tokenizer *t, const tn_ggu
     return TN_OK;
 }
 
-/* SentencePiece marks spaces by U+2581; here they are spaces. Shrinks `text` in place. */
-static size_t spaces(char *text, size_t size)
+size_t tn_sentencepiece_spaces(char *text, size_t size)
 {
     size_t used = 0;
     for (size_t i = 0; i < size; i++) {
@@ -171,7 +170,7 @@ static tn_status read_tokens(tn_gguf *gguf, const tn_gguf_value *tokens, tn_toke
         tn_piece *piece = &t->piece[id];
         char *own = (char *)(uintptr_t)piece->text;
         if (t->kind == TN_TOKENIZER_SENTENCEPIECE) {
-            piece->size = (uint32_t)spaces(own, size);
+            piece->size = (uint32_t)tn_sentencepiece_spaces(own, size);
         } else if (kind == TN_PIECE_NORMAL || kind == TN_PIECE_UNUSED) {
             if (!tn_byte_bpe_unmap(own, size, own, &size))
                 return tn_fail(TN_FORMAT,

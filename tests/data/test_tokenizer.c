@@ -575,6 +575,86 @@ static void test_bad_gguf(void **state)
                  "token 0 has a character that stands for no byte");
 }
 
+/* ---- SentencePiece models ------------------------------------------------------------- */
+
+static void put_varint(builder *b, uint64_t x)
+{
+    for (; x >= 128; x >>= 7) put_u8(b, (uint8_t)(x | 128));
+    put_u8(b, (uint8_t)x);
+}
+
+/* Field `number` holding what `part` has, which is emptied. */
+static void put_message(builder *b, uint64_t number, builder *part)
+{
+    put_varint(b, number << 3 | 2);
+    put_varint(b, part->size);
+    put(b, part->bytes, part->size);
+    part->size = 0;
+}
+
+static void put_model_piece(const char *text, float score, int kind)
+{
+    builder piece = {0}, marked = {0};
+    for (const char *at = text; *at; at++) {
+        if (*at == ' ') put_text(&marked, "\xe2\x96\x81");
+        else put_u8(&marked, (uint8_t)*at);
+    }
+    put_message(&piece, 1, &marked);
+    put_varint(&piece, 2 << 3 | 5);
+    put_f32(&piece, score);
+    if (kind != TN_PIECE_NORMAL) put_varint(&piece, 3 << 3), put_varint(&piece, (uint64_t)kind);
+    put_message(&made, 1, &piece);
+    builder_free(&piece);
+    builder_free(&marked);
+}
+
+static void make_model(int type, int strips, const char *table)
+{
+    builder part = {0}, bytes = {0};
+    builder_free(&made);
+    put_model_piece("<unk>", 0, TN_PIECE_UNKNOWN);
+    put_model_piece("<s>", 0, TN_PIECE_CONTROL);
+    put_model_piece("</s>", 0, TN_PIECE_CONTROL);
+    for (int byte = 0; byte < 256; byte++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)byte);
+        put_model_piece(name, 0, TN_PIECE_BYTE);
+    }
+    for (int i = 0; i < PIECES; i++) put_model_piece(pieces[i], scores[i], TN_PIECE_NORMAL);
+    put_varint(&part, 3 << 3), put_varint(&part, (uint64_t)type);
+    put_varint(&part, 43 << 3), put_varint(&part, UINT64_MAX); /* no padding: -1 */
+    put_message(&made, 2, &part);
+    if (*table) put_text(&bytes, table), put_message(&part, 2, &bytes);
+    put_varint(&part, 4 << 3), put_varint(&part, (uint64_t)strips);
+    put_message(&made, 3, &part);
+    builder_free(&part);
+    builder_free(&bytes);
+}
+
+static void test_sentencepiece_model(void **state)
+{
+    (void)state;
+    make_model(2, 0, "");
+    assert_ok(open_made(made.size, "tokenizer.model"));
+    expect_sentencepiece();
+    for (size_t size = 0; size < made.size; size++) { /* cut anywhere */
+        tn_tokenizer_free(opened);
+        opened = NULL;
+        if (open_made(size, "tokenizer.model") == TN_OK)
+            fail_msg("%zu of %zu bytes were taken for a model", size, made.size);
+    }
+    make_model(1, 0, "");
+    assert_fails(open_made(made.size, "x.model"), TN_UNSUPPORTED,
+                 "x.model: a SentencePiece model of type Unigram");
+    make_model(2, 1, "");
+    assert_fails(open_made(made.size, "x.model"), TN_UNSUPPORTED, "removes repeated spaces");
+    make_model(2, 0, "table");
+    assert_fails(open_made(made.size, "x.model"), TN_UNSUPPORTED, "by a table of characters");
+    make_model(2, 0, "");
+    put_model_piece("x", 0, 9);
+    assert_fails(open_made(made.size, "x.model"), TN_FORMAT, "has the unknown type 9");
+}
+
 /* ---- saving and directories ---------------------------------------------------------- */
 
 static void reopen(const char *path)
@@ -593,7 +673,7 @@ static void test_saving(void **state)
     const char *path = join(directory, "tokenizer.json");
     tn_tokenizer *none;
     assert_fails(tn_tokenizer_open(directory, &none), TN_IO,
-                 "neither tokenizer.json nor tokenizer.bin is in this directory");
+                 "no tokenizer.json, tokenizer.model or tokenizer.bin is in this directory");
     assert_null(none);
     assert_fails(tn_tokenizer_open(path, &none), TN_IO, "tokenizer.json");
     make_llama2c(PIECES, pieces, scores);
@@ -735,6 +815,7 @@ int main(void)
         cmocka_unit_test(test_letters),
         cmocka_unit_test_teardown(test_gguf, clean_up),
         cmocka_unit_test_teardown(test_bad_gguf, clean_up),
+        cmocka_unit_test_teardown(test_sentencepiece_model, clean_up),
         cmocka_unit_test_teardown(test_saving, clean_up),
         cmocka_unit_test_teardown(test_merging, clean_up),
         cmocka_unit_test_teardown(test_any_bytes, clean_up),

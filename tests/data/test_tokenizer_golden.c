@@ -56,6 +56,7 @@ static void test_vectors(void **state)
     (void)state;
     check_vectors(TOKENIZERS "ggml-vocab-llama-spm.gguf", TOKENIZERS "ggml-vocab-llama-spm.gguf");
     check_vectors(TOKENIZERS "llama-2/tokenizer.bin", TOKENIZERS "ggml-vocab-llama-spm.gguf");
+    check_vectors(TOKENIZERS "llama-2/tokenizer.model", TOKENIZERS "ggml-vocab-llama-spm.gguf");
     check_vectors(TOKENIZERS "ggml-vocab-gpt-2.gguf", TOKENIZERS "ggml-vocab-gpt-2.gguf");
     check_vectors(TOKENIZERS "gpt-2/tokenizer.json", TOKENIZERS "ggml-vocab-gpt-2.gguf");
 }
@@ -129,7 +130,13 @@ static void test_llama_gguf(void **state)
 static void test_llama2c(void **state)
 {
     (void)state;
-    check_texts(TOKENIZERS "llama-2", false); /* the directory: finds tokenizer.bin */
+    check_texts(TOKENIZERS "llama-2/tokenizer.bin", false);
+}
+
+static void test_sentencepiece_model(void **state)
+{
+    (void)state;
+    check_texts(TOKENIZERS "llama-2", false); /* the directory: finds tokenizer.model */
 }
 
 static void test_gpt2_gguf(void **state)
@@ -161,7 +168,9 @@ static void test_other_files(void **state)
     tn_tokenizer *t;
     assert_fails(tn_tokenizer_open(shared_data(TOKENIZERS "ggml-vocab-bert-bge.gguf"), &t),
                  TN_UNSUPPORTED, "tokenizer.ggml.model is \"bert\"");
-    assert_fails(tn_tokenizer_open(shared_data(TOKENIZERS "llama-2/tokenizer.model"), &t),
+    assert_fails(tn_tokenizer_open(shared_data(TOKENIZERS "sentencepiece/test_model.model"), &t),
+                 TN_UNSUPPORTED, "of type Unigram");
+    assert_fails(tn_tokenizer_open(shared_data(TOKENIZERS "llama-3/tokenizer.model"), &t),
                  TN_FORMAT, "not a tokenizer that is known here");
     assert_fails(tn_tokenizer_open(shared_data("inference/stories260K.bin"), &t), TN_FORMAT,
                  "stories260K.bin: not a tokenizer that is known here");
@@ -172,9 +181,13 @@ static void test_other_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vectors),     cmocka_unit_test(test_llama_gguf),
-        cmocka_unit_test(test_llama2c),     cmocka_unit_test(test_gpt2_gguf),
-        cmocka_unit_test(test_gpt2_json),   cmocka_unit_test(test_small_vocabulary),
+        cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_llama_gguf),
+        cmocka_unit_test(test_llama2c),
+        cmocka_unit_test(test_gpt2_gguf),
+        cmocka_unit_test(test_sentencepiece_model),
+        cmocka_unit_test(test_gpt2_json),
+        cmocka_unit_test(test_small_vocabulary),
         cmocka_unit_test(test_other_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
