@@ -102,7 +102,8 @@ tn_status demo_images(const demo *d)
                      done * BATCH, seconds, done * BATCH / seconds, 100.0 * right / (TESTS * BATCH),
                      TESTS * BATCH);
         tn_series series = {"training", step_x, step_loss, done};
-        tn_page_plot(d->page, "Loss while learning", "step", "cross-entropy", &series, 1);
+        tn_page_plot(d->page, "Loss while learning", "step", "cross-entropy", TN_AXES_LINEAR,
+                     &series, 1);
         status = show(d, &n, pixels, labels);
     }
     free(pixels);

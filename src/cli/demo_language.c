@@ -145,7 +145,8 @@ tn_status demo_language(const demo *d)
                      (double)r.state_bytes / 1e6);
         tn_series series[] = {{"training", loss.x, loss.y, loss.count},
                               {"held out", held_out.x, held_out.y, held_out.count}};
-        tn_page_plot(d->page, "Loss while learning", "step", "nats per byte", series, 2);
+        tn_page_plot(d->page, "Loss while learning", "step", "nats per byte", TN_AXES_LINEAR,
+                     series, 2);
         tn_page_text(d->page, "What it writes behind \"static \" (temperature 0.8, top-p 0.95):");
         if (sample) tn_page_sample(d->page, sample);
         free(loss.x), free(loss.y), free(held_out.x), free(held_out.y);

@@ -701,7 +701,7 @@ static void sweep_plot(tn_page *page, const sweep_row *rows, int count)
     }
     if (lines)
         tn_page_plot(page, "Cost against latency, best of all layouts", "ms", "chip-ms per token",
-                     series, lines);
+                     TN_AXES_LOGARITHMIC, series, lines);
     for (int i = 0; i < lines; i++) free((void *)(uintptr_t)series[i].x);
     free(x);
 }

@@ -128,8 +128,9 @@ static void put_quoted(FILE *out, const char *text)
 }
 
 static void write_plot(FILE *script, const char *path, const char *title, const char *x_label,
-                       const char *y_label, const tn_series *series, int count)
+                       const char *y_label, tn_plot_axes axes, const tn_series *series, int count)
 {
+    bool logarithmic = axes == TN_AXES_LOGARITHMIC;
     fprintf(script, "set terminal svg size 800,420 dynamic background rgb 'white' font "
                     "'sans-serif,13' noenhanced\nset output ");
     put_quoted(script, path);
@@ -141,23 +142,24 @@ static void write_plot(FILE *script, const char *path, const char *title, const 
     put_quoted(script, x_label);
     fputs("\nset ylabel ", script);
     put_quoted(script, y_label);
-    fputs("\nplot ", script);
+    fputs(logarithmic ? "\nset logscale xy\nplot " : "\nplot ", script);
     for (int i = 0; i < count; i++) {
-        fputs(i ? ", '-' using 1:2 with lines lw 2 title " : "'-' using 1:2 with lines lw 2 title ",
-              script);
+        fprintf(script, "%s'-' using 1:2 with %s lw 2 title ", i ? ", " : "",
+                logarithmic ? "linespoints pt 7 ps 0.5" : "lines");
         put_quoted(script, series[i].name);
     }
     fputc('\n', script);
     for (int i = 0; i < count; i++) {
         for (int64_t k = 0; k < series[i].count; k++)
-            if (isfinite(series[i].x[k]) && isfinite(series[i].y[k]))
+            if (isfinite(series[i].x[k]) && isfinite(series[i].y[k]) &&
+                (!logarithmic || (series[i].x[k] > 0 && series[i].y[k] > 0)))
                 fprintf(script, "%.9g %.9g\n", series[i].x[k], series[i].y[k]);
         fputs("e\n", script);
     }
 }
 
 /* The SVG that gnuplot draws, or NULL where there is no gnuplot. */
-static char *draw(const char *title, const char *x_label, const char *y_label,
+static char *draw(const char *title, const char *x_label, const char *y_label, tn_plot_axes axes,
                   const tn_series *series, int count)
 {
     char path[] = "/tmp/tenon-plot-XXXXXX";
@@ -168,7 +170,7 @@ static char *draw(const char *title, const char *x_label, const char *y_label,
     char *svg = NULL;
     size_t size;
     if (gnuplot) {
-        write_plot(gnuplot, path, title, x_label, y_label, series, count);
+        write_plot(gnuplot, path, title, x_label, y_label, axes, series, count);
         if (pclose(gnuplot) == 0 && tn_file_read(path, 16u << 20, &svg, &size) == TN_OK &&
             !strstr(svg, "<svg")) {
             free(svg);
@@ -181,11 +183,11 @@ static char *draw(const char *title, const char *x_label, const char *y_label,
 }
 
 void tn_page_plot(tn_page *page, const char *title, const char *x_label, const char *y_label,
-                  const tn_series *series, int count)
+                  tn_plot_axes axes, const tn_series *series, int count)
 {
     int64_t points = 0;
     for (int i = 0; i < count; i++) points += series[i].count;
-    char *svg = points ? draw(title, x_label, y_label, series, count) : NULL;
+    char *svg = points ? draw(title, x_label, y_label, axes, series, count) : NULL;
     if (svg) {
         fputs(strstr(svg, "<svg"), page->out); /* without the XML declaration */
         fputc('\n', page->out);

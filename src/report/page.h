@@ -24,9 +24,11 @@ typedef struct tn_series {
     const double *x, *y;
     int64_t count;
 } tn_series;
-/* Lines in one plot, drawn by gnuplot as SVG; a table of the last values where gnuplot is missing. */
+typedef enum tn_plot_axes { TN_AXES_LINEAR, TN_AXES_LOGARITHMIC } tn_plot_axes;
+/* Lines in one plot, drawn by gnuplot as SVG; a table of the last values where gnuplot is missing. Logarithmic: both axes, points
+ * marked; what is not above 0 is left out. */
 void tn_page_plot(tn_page *page, const char *title, const char *x_label, const char *y_label,
-                  const tn_series *series, int count);
+                  tn_plot_axes axes, const tn_series *series, int count);
 
 /* `count` pictures [3, height, width] in [0, 1], one after the other, each with a caption (caption may be NULL), in a grid; `zoom` screen pixels a
  * pixel. */
