@@ -132,9 +132,10 @@ tn_status tn_conv_cut_make(tn_conv_cut *cut, const tn_conv_sizes *s, tn_conv_cut
     *cut = (tn_conv_cut){0};
     wanted = most(wanted, 1);
     int64_t total = of == TN_CUT_Y ? s->O[0] : s->S[0], parts = (wanted + s->B - 1) / s->B;
-    int64_t rows = (total + parts - 1) / parts, stride = s->g->stride[0];
+    int64_t few = total / (s->space == 1 ? 32 : 3), even = 1;
+    while (2 * even <= least(parts, few)) even *= 2; /* so that threads get equal shares */
+    int64_t rows = (total + even - 1) / even, stride = s->g->stride[0];
     if (of == TN_CUT_X) rows = (rows + stride - 1) / stride * stride;
-    rows = most(rows, s->space == 1 ? 32 : 4);
     bool by_rows = parts > 1 && rows < total;
     cut->piece = calloc((size_t)(s->B * (by_rows ? total / rows + 2 : 1)) + 1, sizeof *cut->piece);
     if (!cut->piece) return tn_fail(TN_MEMORY, "out of memory");
