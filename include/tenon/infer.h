@@ -109,6 +109,14 @@ int64_t tn_generator_position(const tn_generator *generator);
 /* Bytes of scratch and cache. */
 size_t tn_generator_bytes(const tn_generator *generator);
 
+/* ---- converting ---- */
+
+/* Writes a model as a directory in the Hugging Face layout: config.json, model.safetensors with floating-point tensors as `dtype` (f32, bf16,
+ * f16; block codings are expanded), and tokenizer.json unless `tokenizer` is NULL. Rotary rows of llama2.c and GGUF files come in Hugging
+ * Face's order. Each file appears whole or not at all. */
+tn_status tn_infer_convert(const tn_weights *weights, const tn_tokenizer *tokenizer, tn_dtype dtype,
+                           const char *directory);
+
 /* ---- scoring ---- */
 
 typedef struct tn_score_options {

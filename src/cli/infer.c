@@ -556,6 +556,7 @@ const cli_command cli_infer_verbs[] = {
     {"tokenize", "turn a text into token ids", .run = cli_infer_tokenize},
     {"detokenize", "turn token ids into text", .run = cli_infer_detokenize},
     {"inspect", "list a model's tensors and configuration", .run = cli_infer_inspect},
+    {"convert", "write a model in the Hugging Face layout", .run = cli_infer_convert},
     {"plan", "choose how to cut a model over chips", .run = cli_infer_plan},
     {"explain", "every term of a plan's sum", .run = cli_infer_explain},
     {"sweep", "plan over chip counts, batches and weight types", .run = cli_infer_sweep},

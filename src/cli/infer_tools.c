@@ -1,4 +1,4 @@
-/* tenon infer score, tokenize, detokenize, inspect. */
+/* tenon infer score, tokenize, detokenize, inspect, convert. */
 #include "cli/infer_tools.h"
 
 #include <jansson.h>
@@ -16,8 +16,8 @@ typedef struct tool_options {
     const char *model, *tokenizer, *text, *file;
     int64_t tokens;
     tn_score_options score;
-    bool json, per_token, no_begin;
-    const char *ids;
+    bool json, per_token, no_begin, converts;
+    const char *ids, *output;
 } tool_options;
 
 enum {
@@ -45,13 +45,15 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_WINDOW: o->score.window = cli_integer(state, "--window", text, 1, 1 << 24); break;
     case KEY_STRIDE: o->score.stride = cli_integer(state, "--stride", text, 1, 1 << 24); break;
     case KEY_DTYPE:
-        if (strcmp(text, "f32") && strcmp(text, "bf16"))
-            argp_error(state, "--dtype must be f32 or bf16, not \"%s\"", text);
-        o->score.compute = strcmp(text, "bf16") ? TN_F32 : TN_BF16;
+        o->score.compute = !strcmp(text, "f32") ? TN_F32 : !strcmp(text, "bf16") ? TN_BF16 : TN_F16;
+        if (o->score.compute == TN_F16 && (strcmp(text, "f16") || !o->converts))
+            argp_error(state, "--dtype must be f32%s or bf16, not \"%s\"",
+                       o->converts ? ", f16" : "", text);
         break;
     case KEY_PER_TOKEN: o->per_token = true; break;
     case KEY_NO_BEGIN: o->no_begin = true; break;
     case KEY_IDS: o->ids = text; break;
+    case 'o': o->output = text; break;
     case KEY_JSON: o->json = true; break;
     case ARGP_KEY_ARG:
         argp_error(state, "no argument is expected, but \"%s\" is given", text);
@@ -451,4 +453,46 @@ int cli_infer_inspect(int argc, char **argv)
     else inspect_text(weights);
     tn_weights_free(weights);
     return CLI_OK;
+}
+
+/* ---- convert --------------------------------------------------------------------------------- */
+
+int cli_infer_convert(int argc, char **argv)
+{
+    static const struct argp_option rows[] = {
+        {"model", 'm', "PATH", 0, "A directory, .safetensors, .gguf or llama2.c .bin", 0},
+        TOKENIZER_ROW,
+        {"output", 'o', "DIR", 0, "The new directory", 0},
+        {"dtype", KEY_DTYPE, "TYPE", 0, "f32 (default), bf16 or f16", 0},
+        {0}};
+    static const struct argp parser = {
+        rows,
+        parse,
+        NULL,
+        "Write a model as config.json, model.safetensors and tokenizer.json.\v"
+        "Example:\n"
+        "  tenon infer convert --model stories260K.bin --tokenizer tok512.bin --output stories\n",
+        NULL,
+        NULL,
+        NULL};
+    tool_options o = {.converts = true};
+    cli_parse(&parser, argc, argv, &o);
+    tn_weights *weights = NULL;
+    tn_tokenizer *tokenizer = NULL;
+    tn_status status = !o.model    ? tn_fail(TN_INVALID, "--model is missing")
+                       : !o.output ? tn_fail(TN_INVALID, "--output is missing")
+                                   : tn_weights_open(o.model, &weights);
+    if (status == TN_OK && o.tokenizer) status = tn_tokenizer_open(o.tokenizer, &tokenizer);
+    /* a model without one of its own is converted without */
+    if (status == TN_OK && !o.tokenizer && tn_tokenizer_open(o.model, &tokenizer) != TN_OK)
+        tokenizer = NULL;
+    if (status == TN_OK)
+        status = tn_infer_convert(weights, tokenizer, o.score.compute ? o.score.compute : TN_F32,
+                                  o.output);
+    if (status == TN_OK)
+        printf("%s: %d tensors%s\n", o.output, tn_weights_count(weights),
+               tokenizer ? ", with a tokenizer" : "");
+    tn_tokenizer_free(tokenizer);
+    tn_weights_free(weights);
+    return status == TN_OK ? CLI_OK : cli_fail();
 }

@@ -6,5 +6,6 @@ int cli_infer_score(int argc, char **argv);
 int cli_infer_tokenize(int argc, char **argv);
 int cli_infer_detokenize(int argc, char **argv);
 int cli_infer_inspect(int argc, char **argv);
+int cli_infer_convert(int argc, char **argv);
 
 #endif
