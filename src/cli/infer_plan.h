@@ -10,6 +10,13 @@
 typedef struct json_t json_t;
 json_t *plan_estimate_json(const tn_partition_estimate *estimate);
 
+/* Names by number, for choosing one. */
+static inline const char *plan_ff_name(int i) { return tn_partition_ff_name((tn_partition_ff)i); }
+static inline const char *plan_attention_name(int i)
+{
+    return tn_partition_attention_name((tn_partition_attention)i);
+}
+
 /* Decode points from a CSV with the columns model, chips, batch, ms_per_token, and perhaps weights
  * (bf16 or int8), context, layout, attention; rows without a time or a count are passed over. *points
  * is the caller's (free). */

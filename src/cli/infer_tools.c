@@ -360,13 +360,6 @@ static const char *coding_name(const tn_weight *w)
                                          : tn_dtype_name(w->dtype);
 }
 
-static double elements_of(const tn_weight *w)
-{
-    double elements = 1;
-    for (int i = 0; i < w->shape.rank; i++) elements *= (double)w->shape.dim[i];
-    return elements;
-}
-
 /* "[64, 172]", in the caller's memory. */
 static const char *shape_text(tn_shape shape, char text[160])
 {
@@ -390,7 +383,7 @@ static void inspect_text(const tn_weights *weights)
         char shape[160];
         cli_table_add(&t, "%s", shape_text(w->shape, shape));
         cli_table_add(&t, "%zu", w->size), cli_table_end(&t);
-        elements += elements_of(w);
+        elements += (double)tn_shape_size(w->shape);
         bytes += (double)w->size;
     }
     cli_table_print(&t, stdout);

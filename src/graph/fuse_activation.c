@@ -43,9 +43,7 @@ tn_status tn_pass_fuse_activations(tn_program *program)
     int32_t *memory = calloc(2 * count, sizeof *memory);
     if (!memory) return tn_fail(TN_MEMORY, "out of memory for a pass over %zu nodes", count);
     int32_t *readers = memory, *taken = memory + count; /* taken: by product id, the activation */
-    for (int32_t id = 1; id < graph->count; id++)
-        for (int i = 0; i < graph->value[id]->in_count; i++) readers[graph->value[id]->in[i]]++;
-    for (int i = 0; i < program->root_count; i++) readers[program->root[i]] += 2; /* must exist */
+    tn_count_readers(program, readers);
     for (int32_t id = 1; id < graph->count; id++) {
         const tn_value *value = graph->value[id];
         if (is_activation(value->op->id) && readers[value->in[0]] == 1 &&

@@ -21,17 +21,6 @@ typedef struct norm_fusion {
     int32_t *taken_by; /* by RELU id: the BATCH_NORM, or 0 */
 } norm_fusion;
 
-static void count_readers(norm_fusion *f, const tn_program *program)
-{
-    for (int32_t id = 1; id < f->graph->count; id++) {
-        const tn_value *value = f->graph->value[id];
-        if (value->op->id == TN_OP_RESULT) continue;
-        for (int i = 0; i < value->in_count; i++) f->readers[value->in[i]]++;
-    }
-    for (int i = 0; i < program->root_count; i++)
-        f->readers[program->root[i]] += 2; /* a fetched value must exist */
-}
-
 static bool is_plain_norm(const norm_fusion *f, int32_t id)
 {
     const tn_value *value = f->graph->value[id];
@@ -139,7 +128,7 @@ tn_status tn_pass_fuse_norms(tn_program *program)
     if (!memory) return tn_fail(TN_MEMORY, "out of memory for a pass over %zu nodes", count);
     f.readers = memory, f.relu_of = memory + count, f.residual = memory + 2 * count,
     f.taken_by = memory + 3 * count;
-    count_readers(&f, program);
+    tn_count_readers(program, f.readers);
     find(&f);
     tn_rewrite rewrite;
     tn_status status = tn_rewrite_begin(&rewrite, program);

@@ -43,6 +43,10 @@ static inline tn_node tn_rewrite_get(const tn_rewrite *rewrite, int32_t old)
  * graph) frees the new graph and leaves the program as it was. */
 tn_status tn_rewrite_end(tn_rewrite *rewrite, tn_program *program, tn_status status);
 
+/* Adds to readers[id] (by id, from 0) how many nodes read each value; RESULT nodes do not count, and a root counts as two: it must exist,
+ * whoever else reads it. */
+void tn_count_readers(const tn_program *program, int32_t *readers);
+
 /* A kernel for this node, or NULL. */
 const tn_kernel *tn_kernel_for(const tn_kernel_table *kernels, const tn_op *op);
 

@@ -56,6 +56,17 @@ tn_status tn_rewrite_end(tn_rewrite *rewrite, tn_program *program, tn_status sta
     return status;
 }
 
+void tn_count_readers(const tn_program *program, int32_t *readers)
+{
+    const tn_graph *graph = program->graph;
+    for (int32_t id = 1; id < graph->count; id++) {
+        const tn_value *value = graph->value[id];
+        if (value->op->id == TN_OP_RESULT) continue;
+        for (int i = 0; i < value->in_count; i++) readers[value->in[i]]++;
+    }
+    for (int i = 0; i < program->root_count; i++) readers[program->root[i]] += 2;
+}
+
 /* ---- drop_dead ------------------------------------------------------------------------------------ */
 
 static void need(bool *needed, const tn_graph *graph, int32_t id)

@@ -313,19 +313,27 @@ static void join(void *context, int64_t begin, int64_t end)
     }
 }
 
+/* What both gradients read. */
+static tn_status begin_call(backward_call *call, const tn_step *step, void *const *in,
+                            void *workspace)
+{
+    *call = (backward_call){.plan = step->prepared,
+                            .q = in[0],
+                            .k = in[1],
+                            .v = in[2],
+                            .y = in[3],
+                            .lse = in[4],
+                            .d_y = in[5],
+                            .scratch = workspace};
+    return attention_masks_of(&call->masks, step, in, 6);
+}
+
 static tn_status backward_run(const tn_step *step, void *const *in, void *const *out,
                               void *workspace)
 {
     const backward_plan *p = step->prepared;
-    backward_call call = {.plan = p,
-                          .q = in[0],
-                          .k = in[1],
-                          .v = in[2],
-                          .y = in[3],
-                          .lse = in[4],
-                          .d_y = in[5],
-                          .scratch = workspace};
-    TN_TRY(attention_masks_of(&call.masks, step, in, 6));
+    backward_call call;
+    TN_TRY(begin_call(&call, step, in, workspace));
     call.d_q = out[0], call.d_k = out[1], call.d_v = out[2];
     call.partial = call.scratch + p->slots * p->slot_floats;
     tn_parallel(p->slots, 1, work, &call);
@@ -336,15 +344,8 @@ static tn_status backward_run(const tn_step *step, void *const *in, void *const 
 static tn_status bias_run(const tn_step *step, void *const *in, void *const *out, void *workspace)
 {
     const backward_plan *p = step->prepared;
-    backward_call call = {.plan = p,
-                          .q = in[0],
-                          .k = in[1],
-                          .v = in[2],
-                          .y = in[3],
-                          .lse = in[4],
-                          .d_y = in[5],
-                          .scratch = workspace};
-    TN_TRY(attention_masks_of(&call.masks, step, in, 6));
+    backward_call call;
+    TN_TRY(begin_call(&call, step, in, workspace));
     call.d_bias = out[0];
     memset(out[0], 0, (size_t)tn_operand_size(&step->out[0]) * sizeof(float));
     tn_parallel(p->slots, 1, work, &call);

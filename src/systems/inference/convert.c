@@ -32,13 +32,6 @@ static int64_t turned_heads(const tn_infer_config *c, const char *name)
     return strstr(name, "self_attn.k_proj.") ? c->kv_heads : 0;
 }
 
-static int64_t size_of(const tn_weight *w)
-{
-    int64_t size = 1;
-    for (int i = 0; i < w->shape.rank; i++) size *= w->shape.dim[i];
-    return size;
-}
-
 /* In place: `count` floats become elements of `dtype` at the front. */
 static void narrow(void *values, int64_t count, tn_dtype dtype)
 {
@@ -51,7 +44,7 @@ static void narrow(void *values, int64_t count, tn_dtype dtype)
 static tn_status write_tensor(const tn_weights *weights, const tn_infer_config *c,
                               const tn_weight *w, tn_dtype dtype, tn_weights_writer *writer)
 {
-    int64_t count = size_of(w), heads = turned_heads(c, w->name),
+    int64_t count = tn_shape_size(w->shape), heads = turned_heads(c, w->name),
             last = w->shape.rank > 1 ? w->shape.dim[w->shape.rank - 1] : 1;
     if (!tn_dtype_is_float(w->dtype)) return tn_weights_append(writer, w->bytes, w->size);
     float *values = malloc((size_t)(count > 0 ? count : 1) * sizeof *values),

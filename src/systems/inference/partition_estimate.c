@@ -41,11 +41,10 @@ static cut cut_of(const tn_partition_model *m, tn_partition_layout l)
     if (l.ff == TN_WG_XYZ) N = n;
     if (l.ff == TN_WS1D) X = 1;
     int64_t rest = n / N, parts = N > 1 ? rest : n; /* heads and F are split over these */
-    static const int batch_axes[] = {0, 1, 2, 3};
     int64_t G = 1;
-    if (batch_axes[l.attention] >= 1) G *= Z;
-    if (batch_axes[l.attention] >= 2) G *= Y;
-    if (batch_axes[l.attention] >= 3) G *= l.mesh[0];
+    if (l.attention >= TN_BY_BATCH_Z) G *= Z;
+    if (l.attention >= TN_BY_BATCH_YZ) G *= Y;
+    if (l.attention >= TN_BY_BATCH_YZX) G *= l.mesh[0];
     if (N > 1) G = N;
     int64_t H = up(m->heads, parts), K = m->kv_heads == m->heads ? H : m->kv_heads;
     cut c = {.E = (double)up(m->width, parts),

@@ -1,9 +1,8 @@
 /* Models and machines that are known by name, and those that a file describes. */
 #include <string.h>
-#include <sys/stat.h>
 
+#include "base/file.h"
 #include "base/json.h"
-#include "base/string.h"
 #include "tenon/infer.h"
 #include "tenon/partition.h"
 
@@ -49,11 +48,7 @@ tn_status tn_partition_model_named(const char *name, tn_partition_model *model)
     return unknown("model", name, tn_partition_model_name);
 }
 
-static bool exists(const char *path)
-{
-    struct stat about;
-    return stat(path, &about) == 0;
-}
+static bool exists(const char *path) { return tn_file_exists(path) || tn_directory_exists(path); }
 
 /* What the file is called without folders. */
 static void name_from_path(char *name, size_t size, const char *path)
@@ -69,9 +64,8 @@ tn_status tn_partition_model_load(const char *name_or_path, tn_partition_model *
 {
     if (!exists(name_or_path)) return tn_partition_model_named(name_or_path, model);
     char path[512];
-    struct stat about;
     snprintf(path, sizeof path, "%s", name_or_path);
-    if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
+    if (tn_directory_exists(path))
         snprintf(path, sizeof path, "%s/config.json", name_or_path);
     tn_infer_config c;
     TN_TRY(tn_infer_config_load(path, &c));
