@@ -355,4 +355,23 @@ static inline void check_refused(tn_graph *graph, const char *part)
         fail_msg("message '%s' does not hold '%s'", tn_message(), part);
 }
 
+/* Runs a graph of one i32 input on both backends and wants the message, which names the place. */
+static inline void check_refused_run(tn_graph *graph, tn_node bad, tn_node out,
+                                     const int32_t *value, const char *place, const char *part)
+{
+    for (int k = 0; k < 2; k++) {
+        tn_plan *plan;
+        if (tn_compile(&plan, .graph = graph, .feeds = TN_NODES(bad), .fetches = TN_NODES(out),
+                       .backend = k ? TN_REF : TN_CPU) != TN_OK)
+            fail_msg("%s", tn_message());
+        float to[256];
+        assert_int_equal(tn_run(plan, (const void *[]){value}, (void *[]){to}), TN_INVALID);
+        if (!strstr(tn_message(), part))
+            fail_msg("message '%s' does not hold '%s'", tn_message(), part);
+        if (!strstr(tn_message(), place))
+            fail_msg("message '%s' does not name the place", tn_message());
+        tn_plan_free(plan);
+    }
+}
+
 #endif

@@ -556,25 +556,6 @@ static void test_decompositions(void **state)
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* Runs a graph of one i32 input on both backends and wants the message. */
-static void refused_run(tn_graph *graph, tn_node bad, tn_node out, const int32_t *value,
-                        const char *part)
-{
-    for (int k = 0; k < 2; k++) {
-        tn_plan *plan;
-        if (tn_compile(&plan, .graph = graph, .feeds = TN_NODES(bad), .fetches = TN_NODES(out),
-                       .backend = k ? TN_REF : TN_CPU) != TN_OK)
-            fail_msg("%s", tn_message());
-        float to[256];
-        assert_int_equal(tn_run(plan, (const void *[]){value}, (void *[]){to}), TN_INVALID);
-        if (!strstr(tn_message(), part))
-            fail_msg("message '%s' does not hold '%s'", tn_message(), part);
-        if (!strstr(tn_message(), "test_attention.c:"))
-            fail_msg("message '%s' does not name the place", tn_message());
-        tn_plan_free(plan);
-    }
-}
-
 static void test_bad_values(void **state)
 {
     (void)state;
@@ -585,12 +566,16 @@ static void test_bad_values(void **state)
             four = tn_input(graph, "four", TN_I32, TN_SHAPE(4));
     tn_node with_length = tn_attention(x, x, x, .length = two),
             with_offsets = tn_attention(packed, packed, packed, .offsets = four);
-    refused_run(graph, two, with_length, (int32_t[]){4, 5}, "length[1] is 5, but there are 4 keys");
-    refused_run(graph, two, with_length, (int32_t[]){-1, 4}, "length[0] is -1");
-    refused_run(graph, four, with_offsets, (int32_t[]){0, 3, 2, 6},
-                "offsets[2] is 2; offsets must rise from 0 to at most 6");
-    refused_run(graph, four, with_offsets, (int32_t[]){1, 3, 4, 6}, "offsets[0] is 1");
-    refused_run(graph, four, with_offsets, (int32_t[]){0, 3, 4, 7}, "offsets[3] is 7");
+    check_refused_run(graph, two, with_length, (int32_t[]){4, 5},
+                      "test_attention.c:", "length[1] is 5, but there are 4 keys");
+    check_refused_run(graph, two, with_length, (int32_t[]){-1, 4},
+                      "test_attention.c:", "length[0] is -1");
+    check_refused_run(graph, four, with_offsets, (int32_t[]){0, 3, 2, 6}, "test_attention.c:",
+                      "offsets[2] is 2; offsets must rise from 0 to at most 6");
+    check_refused_run(graph, four, with_offsets, (int32_t[]){1, 3, 4, 6},
+                      "test_attention.c:", "offsets[0] is 1");
+    check_refused_run(graph, four, with_offsets, (int32_t[]){0, 3, 4, 7},
+                      "test_attention.c:", "offsets[3] is 7");
     tn_graph_free(graph);
 }
 

@@ -176,25 +176,6 @@ static void test_decompositions(void **state)
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* Runs a graph of one i32 input on both backends and wants the message. */
-static void refused_run(tn_graph *graph, tn_node bad, tn_node out, const int32_t *value,
-                        const char *part)
-{
-    for (int k = 0; k < 2; k++) {
-        tn_plan *plan;
-        if (tn_compile(&plan, .graph = graph, .feeds = TN_NODES(bad), .fetches = TN_NODES(out),
-                       .backend = k ? TN_REF : TN_CPU) != TN_OK)
-            fail_msg("%s", tn_message());
-        float to[256];
-        assert_int_equal(tn_run(plan, (const void *[]){value}, (void *[]){to}), TN_INVALID);
-        if (!strstr(tn_message(), part))
-            fail_msg("message '%s' does not hold '%s'", tn_message(), part);
-        if (!strstr(tn_message(), "test_rope.c:"))
-            fail_msg("message '%s' does not name the place", tn_message());
-        tn_plan_free(plan);
-    }
-}
-
 static void test_bad_starts(void **state)
 {
     (void)state;
@@ -202,9 +183,9 @@ static void test_bad_starts(void **state)
     tn_node x = tn_fill(graph, TN_F32, TN_SHAPE(2, 4, 1, 2), 1),
             two = tn_input(graph, "two", TN_I32, TN_SHAPE(2));
     tn_node written = tn_cache_write(x, tn_fill(graph, TN_F32, TN_SHAPE(2, 3, 1, 2), 1), two);
-    refused_run(graph, two, written, (int32_t[]){1, 2},
-                "start[1] is 2, but 3 rows must fit into 4");
-    refused_run(graph, two, written, (int32_t[]){-1, 0}, "start[0] is -1");
+    check_refused_run(graph, two, written, (int32_t[]){1, 2},
+                      "test_rope.c:", "start[1] is 2, but 3 rows must fit into 4");
+    check_refused_run(graph, two, written, (int32_t[]){-1, 0}, "test_rope.c:", "start[0] is -1");
     tn_graph_free(graph);
 }
 

@@ -11,7 +11,7 @@
 /* after the headers it needs */
 #include <cmocka.h>
 
-#include "base/file.h"
+#include "systems/data_path.h"
 #include "tenon/infer.h"
 
 static void require(tn_status status)
@@ -43,14 +43,9 @@ static void logits_of(const char *path, float *out)
 static void test_trained_model(void **state)
 {
     (void)state;
-    const char *data = getenv("TENON_DATA");
-    char model[4096], words[4096], folder[] = "/tmp/tenon-convert-XXXXXX", path[4096];
-    snprintf(model, sizeof model, "%s/inference/stories260K.bin", data ? data : "../shared/data");
-    snprintf(words, sizeof words, "%s/inference/tok512.bin", data ? data : "../shared/data");
-    if (!tn_file_exists(model) || !tn_file_exists(words)) {
-        printf("SKIPPED: %s is missing; set TENON_DATA to the folder of real data\n", model);
-        skip();
-    }
+    char folder[] = "/tmp/tenon-convert-XXXXXX", path[4096];
+    const char *model = data_path("stories260K.bin"), *words = data_path("tok512.bin");
+    if (!model || !words) skip();
     static const struct {
         tn_dtype dtype;
         double tolerance;

@@ -14,21 +14,9 @@
 #include <jansson.h>
 
 #include "base/file.h"
+#include "systems/data_path.h"
 #include "tenon/infer.h"
 #include "tenon/random.h"
-
-static const char *data_path(const char *name)
-{
-    static char path[8][4096];
-    static int turn;
-    const char *folder = getenv("TENON_DATA");
-    turn = (turn + 1) % 8;
-    snprintf(path[turn], sizeof path[turn], "%s/inference/%s", folder ? folder : "../shared/data",
-             name);
-    if (tn_file_exists(path[turn])) return path[turn];
-    printf("SKIPPED: %s is missing; set TENON_DATA to the folder of real data\n", path[turn]);
-    return NULL;
-}
 
 typedef struct model {
     tn_weights *weights;

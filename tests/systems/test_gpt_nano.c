@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "systems/data_path.h"
 #include "tenon/infer.h"
 #include "tenon/ops.h"
 #include "tenon/plan.h"
@@ -38,19 +39,6 @@ static tn_node tapped(const taps *t, int layer, const char *name)
         if (t->layer[i] == layer && !strcmp(t->name[i], name)) return t->node[i];
     fail_msg("nothing is called %s in layer %d", name, layer);
     return TN_NONE;
-}
-
-static const char *data_path(const char *name)
-{
-    static char path[8][4096];
-    static int turn;
-    const char *folder = getenv("TENON_DATA");
-    turn = (turn + 1) % 8;
-    snprintf(path[turn], sizeof path[turn], "%s/inference/%s", folder ? folder : "../shared/data",
-             name);
-    if (tn_file_exists(path[turn])) return path[turn];
-    printf("SKIPPED: %s is missing; set TENON_DATA to the folder of real data\n", path[turn]);
-    return NULL;
 }
 
 static void require(tn_status status)

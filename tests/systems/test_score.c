@@ -12,25 +12,13 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "systems/data_path.h"
 #include "tenon/infer.h"
 #include "tenon/random.h"
 
 static void require(tn_status status)
 {
     if (status != TN_OK) fail_msg("%s", tn_message());
-}
-
-static const char *data_path(const char *name)
-{
-    static char path[4][4096];
-    static int turn;
-    const char *folder = getenv("TENON_DATA");
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/inference/%s", folder ? folder : "../shared/data",
-             name);
-    if (tn_file_exists(path[turn])) return path[turn];
-    printf("SKIPPED: %s is missing; set TENON_DATA to the folder of real data\n", path[turn]);
-    return NULL;
 }
 
 /* The sums over the first 256 tokens in double precision. */
